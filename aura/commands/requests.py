@@ -1,0 +1,247 @@
+"""The shapes of requests, shared by HTTP and NATS: validated here, once, before anything else happens.
+
+Every string has a bound and a character set. Names that could become subject tokens match ``subjects.NAME``; free text
+(titles, reasons) refuses control characters and Unicode bidi overrides, which forge logs and screens. Unknown fields are refused,
+so that a misspelt option is an error and not a surprise.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from aura.errors import InvalidRequest
+from aura.events.catalogue import StageStatus
+from aura.events.subjects import MAX_PROJECT, NAME, UUID
+
+#: C0/C1 controls, line and paragraph separators, and the bidi controls of UAX #9.
+_UNSAFE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u061c\\u202a-\\u202e\\u2066-\\u2069]|[\\ud800-\\udfff]"
+)
+MAX_TASKS = 1_000
+MAX_CHUNK = 256 * 1024
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def _text(value: str) -> str:
+    if _UNSAFE.search(value):
+        raise ValueError("control characters, line breaks and bidi controls are not allowed")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("not valid Unicode") from error
+    return value
+
+
+def _name(value: str) -> str:
+    if not NAME.match(value):
+        raise ValueError("must be 1 to 64 characters of A-Z, a-z, 0-9, '_' or '-'")
+    return value
+
+
+def _job_id(value: str) -> str:
+    if not UUID.match(value):
+        raise ValueError("must be a UUID in lower case")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+JobId = Annotated[str, AfterValidator(_job_id)]
+Title = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_text)]
+Reason = Annotated[str, Field(max_length=200), AfterValidator(_text)]
+Role = Annotated[str, AfterValidator(_name)]
+TaskType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}\Z")]
+Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")]
+Project = Annotated[int, Field(ge=1, le=MAX_PROJECT, strict=True)]
+Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Output = Annotated[str, Field(max_length=MAX_CHUNK), AfterValidator(_no_nul)]
+Labels = dict[Name, Name] | list[Name]
+
+
+class Request(BaseModel):
+    """Base: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(Request):
+    """One task of a PRD. ``depends_on`` names other tasks by index (0 …) or by ``name``; durations are seconds."""
+
+    type: TaskType = "task"
+    role: Role = "Employee"
+    payload: Any = None
+    name: Name | None = None
+    title: Title | None = None
+    priority: Annotated[int, Field(ge=0, le=9)] = 5
+    depends_on: Annotated[list[Annotated[int, Field(ge=0)] | Name], Field(max_length=512)] = []
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    timeout_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
+    queue_timeout_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    run_at: AwareDatetime | None = None
+    subject: Name | None = None
+    stages: Annotated[list[Name], Field(max_length=64)] = []
+    labels: Annotated[Labels, Field(max_length=16)] = {}
+    concurrency_key: Name | None = None
+    session_id: Name | None = None
+
+
+class Submit(Request):
+    """A PRD: 1 to 1,000 tasks, stored all or none."""
+
+    project_id: Project = 1
+    title: Title
+    tasks: Annotated[list[Task], Field(min_length=1, max_length=MAX_TASKS)]
+
+
+class Assign(Request):
+    """Give a job to a pool by hand."""
+
+    assigned_model: Name
+
+
+class Claim(Request):
+    """Start an attempt. The lease runs ``lease_ttl_s`` seconds after each heartbeat."""
+
+    worker_id: Name
+    lease_ttl_s: Annotated[float, Field(ge=5, le=3_600)] | None = None
+    model: Name | None = None
+
+
+class Heartbeat(Request):
+    """Renew a lease."""
+
+    attempt: Attempt | None = None
+
+
+class Lease(Request):
+    """An attempt that a worker says it is working on."""
+
+    job_id: JobId
+    attempt: Attempt
+
+
+class Heartbeats(Request):
+    """All leases of a worker at once."""
+
+    in_flight: Annotated[list[Lease], Field(max_length=10_000)] = []
+
+
+class Hello(Request):
+    """A worker introduces its pool."""
+
+    model: Name
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    roles: Annotated[list[Role], Field(max_length=8)] = []
+    interval_s: Annotated[float, Field(gt=0, le=3_600)] | None = None
+
+
+class Stream(Request):
+    """A piece of output text."""
+
+    chunk: Output
+    final: bool = False
+    attempt: Attempt | None = None
+
+
+class Log(Request):
+    """One log line."""
+
+    line: Output
+    level: Literal["DEBUG", "INFO", "PROGRESS", "SUCCESS", "WARNING", "ERROR"] = "INFO"
+    attempt: Attempt | None = None
+
+
+class Progress(Request):
+    """How far, and what is being done."""
+
+    percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    step: Annotated[str, Field(max_length=300), AfterValidator(_text)] = ""
+    attempt: Attempt | None = None
+
+
+class Stage(Request):
+    """One stage of a pipeline moved."""
+
+    stage: Name
+    status: StageStatus
+    attempt: Attempt | None = None
+
+
+class Complete(Request):
+    """Hand in a result. ``output_count`` is what the SDK wrote; without it the output log is asked."""
+
+    success: bool
+    details: Any = None
+    attempt: Attempt | None = None
+    output_count: Annotated[int, Field(ge=0)] | None = None
+
+
+class Fail(Request):
+    """The attempt failed. ``reason`` is content: kept encrypted with the job, never in an event."""
+
+    reason: Output = ""
+    error_code: Code = "worker_error"
+    retryable: bool = True
+    attempt: Attempt | None = None
+    output_count: Annotated[int, Field(ge=0)] | None = None
+
+
+class Release(Request):
+    """Give the job back unharmed, optionally not to be run again for ``delay_s`` seconds."""
+
+    delay_s: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 0
+    attempt: Attempt | None = None
+
+
+class Because(Request):
+    """Commands that take only a reason: cancel, retry, accept, reject, hold, purge."""
+
+    reason: Reason = ""
+
+
+class Reprioritize(Request):
+    """0 runs first, 9 last."""
+
+    priority: Annotated[int, Field(ge=0, le=9)]
+
+
+class Bulk(Request):
+    """Cancel or retry many jobs, named by id."""
+
+    action: Literal["cancel", "retry"]
+    ids: Annotated[list[JobId], Field(min_length=1, max_length=1_000)]
+    reason: Reason = ""
+
+
+class ModelHeartbeat(BaseModel):
+    """A model's report. Any further fields (``uptime``, ``mem_mb``, ``gpu_mem_mb`` …) are its payload, at most 64 of them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    status: Annotated[str, Field(max_length=64), AfterValidator(_text)] = "ok"
+    worker_id: Name = "http"
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    interval_s: Annotated[float, Field(gt=0, le=3_600)] | None = None
+    roles: Annotated[list[Role], Field(max_length=8)] = []
+
+
+class Nothing(Request):
+    """An empty body."""
+
+
+def parse(model: type[T], params: object) -> T:
+    """Validate ``params``. Raises ``InvalidRequest`` that names the first culprit and the rule, never echoes the value."""
+    try:
+        return model.model_validate(params)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or NAME.match(str(part)))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise InvalidRequest(f"{where or 'body'}: {first['msg']}{more}", field=where or None) from error

@@ -1,0 +1,168 @@
+"""The state of a job that its decider needs, and its small JSON form carried by every event (``state``).
+
+The JSON form is at most 512 bytes, names its version in ``v`` and leaves out what is at its default, so that ``nats sub``
+stays readable. A reader that meets another ``v`` folds the history instead (DECISIONS.md, Loading).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+STATE_VERSION = 1
+MAX_STATE_BYTES = 512
+#: How many idempotency keys of commands an entity remembers (the exact meaning of G2 for commands).
+KEPT_KEYS = 8
+
+
+class JobStatus(StrEnum):
+    """Where a job is, as clients see it."""
+
+    QUEUED = "QUEUED"
+    ASSIGNED = "ASSIGNED"
+    IN_PROGRESS = "IN_PROGRESS"
+    SUBMITTED = "SUBMITTED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def closed(self) -> bool:
+        """In the archive: a terminal event carried ``retention_until``."""
+        return self in _CLOSED
+
+    @property
+    def open(self) -> bool:
+        """Still wants something from the scheduler, a worker, or a person waiting for it to end."""
+        return self not in _CLOSED
+
+
+_CLOSED = frozenset({JobStatus.SUBMITTED, JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class Purge(StrEnum):
+    """How far erasure has come."""
+
+    NONE = "none"
+    REQUESTED = "requested"
+    PURGED = "purged"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenKey:
+    """One remembered idempotency key. ``seq`` 0 means "the event that carries this state"; :func:`placed` fills it in."""
+
+    key: str
+    body: str
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What the decider knows. ``attempt`` is the newest attempt's number (0 = never claimed), ``spent`` how many attempts
+    have failed since the job was created or retried, ``not_before`` when it may run next, ``late`` the attempts whose late
+    result has been recorded, ``count`` how many events the job has."""
+
+    status: JobStatus
+    role: str
+    max_attempts: int = 3
+    priority: int = 5
+    attempt: int = 0
+    spent: int = 0
+    model: str | None = None
+    worker: str | None = None
+    lease_ttl_s: float | None = None
+    not_before: str | None = None
+    deps: int = 0
+    retention_until: str | None = None
+    held: bool = False
+    purge: Purge = Purge.NONE
+    late: tuple[int, ...] = ()
+    keys: tuple[SeenKey, ...] = ()
+    count: int = 1
+
+    def remembering(self, key: SeenKey) -> JobState:
+        """With one more key, forgetting the oldest beyond :data:`KEPT_KEYS`."""
+        return replace(self, keys=(*self.keys, key)[-KEPT_KEYS:])
+
+    def key_seen(self, key: str) -> SeenKey | None:
+        """The remembered use of a key, if it is among the last :data:`KEPT_KEYS`."""
+        return next((seen for seen in self.keys if seen.key == key), None)
+
+
+def placed(state: JobState, seq: int) -> JobState:
+    """The state once its event has a sequence: a key used by that event learns it."""
+    if not state.keys or state.keys[-1].seq:
+        return state
+    return replace(state, keys=(*state.keys[:-1], replace(state.keys[-1], seq=seq)))
+
+
+def to_json(state: JobState) -> dict[str, Any]:
+    """The carried form. Forgets the oldest keys in the rare case that 512 bytes would not hold them."""
+    flat: dict[str, Any] = {"v": STATE_VERSION, "status": state.status.value, "role": state.role}
+    if state.max_attempts != 3:
+        flat["max_attempts"] = state.max_attempts
+    if state.priority != 5:
+        flat["priority"] = state.priority
+    if state.attempt:
+        flat["attempt"] = state.attempt
+    if state.spent:
+        flat["spent"] = state.spent
+    if state.model is not None:
+        flat["model"] = state.model
+    if state.worker is not None:
+        flat["worker"] = state.worker
+    if state.lease_ttl_s is not None:
+        flat["lease_ttl_s"] = state.lease_ttl_s
+    if state.not_before is not None:
+        flat["not_before"] = state.not_before
+    if state.deps:
+        flat["deps"] = state.deps
+    if state.retention_until is not None:
+        flat["retention_until"] = state.retention_until
+    if state.held:
+        flat["held"] = True
+    if state.purge is not Purge.NONE:
+        flat["purge"] = state.purge.value
+    if state.late:
+        flat["late"] = list(state.late)
+    flat["n"] = state.count
+    if state.keys:
+        flat["keys"] = keys = [f"{seen.key}.{seen.body}.{seen.seq}" for seen in state.keys]
+        while keys and len(orjson.dumps(flat)) > MAX_STATE_BYTES:
+            keys.pop(0)
+    return flat
+
+
+def from_json(flat: Mapping[str, Any]) -> JobState | None:
+    """Inverse of :func:`to_json`; ``None`` for another version of the state (fold instead)."""
+    if flat.get("v") != STATE_VERSION:
+        return None
+    return JobState(
+        status=JobStatus(flat["status"]),
+        role=flat["role"],
+        max_attempts=flat.get("max_attempts", 3),
+        priority=flat.get("priority", 5),
+        attempt=flat.get("attempt", 0),
+        spent=flat.get("spent", 0),
+        model=flat.get("model"),
+        worker=flat.get("worker"),
+        lease_ttl_s=flat.get("lease_ttl_s"),
+        not_before=flat.get("not_before"),
+        deps=flat.get("deps", 0),
+        retention_until=flat.get("retention_until"),
+        held=flat.get("held", False),
+        purge=Purge(flat.get("purge", "none")),
+        late=tuple(flat.get("late", ())),
+        keys=tuple(_key(text) for text in flat.get("keys", ())),
+        count=flat["n"],
+    )
+
+
+def _key(text: str) -> SeenKey:
+    key, body, seq = text.split(".")
+    return SeenKey(key, body, int(seq))

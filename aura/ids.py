@@ -1,0 +1,58 @@
+"""Identifiers. The only module (with ``clock``) that draws randomness.
+
+* ``uuid7`` – RFC 9562 §5.7, time-ordered: events, unkeyed jobs, batches.
+* ``derived`` – RFC 9562 §5.5 (UUIDv5): what a keyed request creates, so that a repeat meets its own entities for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import Protocol
+
+#: Namespace of every derived id. Stable for ever: changing it would break idempotency across versions.
+AURA_NAMESPACE = uuid.UUID("6f1c1b1e-7b0a-5c55-9d6e-0a5a0c0de0a1")
+
+
+class IdSource(Protocol):
+    """Where fresh ids come from; a simulation passes a seeded one."""
+
+    def uuid7(self) -> str:
+        """A new time-ordered UUID in canonical text form."""
+
+    def random_bytes(self, n: int) -> bytes:
+        """``n`` unpredictable bytes (keys, nonces, salts)."""
+
+
+class SystemIds:
+    """Ids from the operating system's randomness and clock, strictly increasing within the process."""
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+        self._counter = 0
+
+    def uuid7(self) -> str:
+        ms = time.time_ns() // 1_000_000
+        if ms <= self._last_ms:
+            ms = self._last_ms
+            self._counter += 1
+            if self._counter > 0xFFF:
+                ms += 1
+                self._counter = 0
+        else:
+            self._counter = 0
+        self._last_ms = ms
+        tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
+        value = (ms << 80) | (0x7 << 76) | (self._counter << 64) | (0b10 << 62) | tail
+        h = f"{value:032x}"
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+    def random_bytes(self, n: int) -> bytes:
+        return os.urandom(n)
+
+
+def derived(*parts: str | int) -> str:
+    """A UUIDv5 of the parts, joined unambiguously (length-prefixed)."""
+    name = "".join(f"{len(str(p))}:{p}" for p in parts)
+    return str(uuid.uuid5(AURA_NAMESPACE, name))
