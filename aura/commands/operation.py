@@ -17,7 +17,7 @@ from aura.errors import PoisonEvent
 from aura.events import envelope, subjects
 from aura.events.catalogue import Event
 from aura.ids import IdSource
-from aura.log.ports import ContentStore, LeaseRenewals, OutputLog
+from aura.log.ports import ContentStore, EnsurePool, LeaseRenewals, OutputLog
 from aura.log.store import EventStore
 
 
@@ -42,7 +42,6 @@ class HeartbeatSink(Protocol):
         """Publish one heartbeat. Raises ``Unavailable``."""
 
 
-EnsurePool = Callable[[str], Awaitable[None]]
 Operation = Callable[[dict[str, Any], Caller], Awaitable[dict[str, Any]]]
 
 

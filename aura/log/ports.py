@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,3 +82,7 @@ class LeaseRenewals(Protocol):
 
     async def renewed(self, job_id: str, attempt: int, worker_id: str) -> None:
         """Best effort; heartbeats come several times per lease."""
+
+
+#: Makes a model's pool (its durable consumer) exist; cheap when it does.
+EnsurePool = Callable[[str], Awaitable[None]]
