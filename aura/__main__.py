@@ -1,0 +1,5 @@
+"""``python -m aura``."""
+
+from aura.cli.main import main
+
+main()

@@ -1,0 +1,217 @@
+"""``--watch``: a PRD's tasks as a live tree, with the tail of what each is writing; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aura.cli.feeds import end_of, lifecycle, one_job
+from aura.cli.main import tell
+from aura.cli.output import STATUS_STYLES, Format, safe, write_json, write_line
+from aura.clock import SystemClock
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+#: Lines of output shown under a running task, and how many tasks are read at once.
+TAIL_LINES, MAX_READ = 6, 8
+_AFTER = {
+    "job.created": "QUEUED",
+    "job.assigned": "ASSIGNED",
+    "job.unassigned": "QUEUED",
+    "job.claimed": "IN_PROGRESS",
+    "job.failed": "QUEUED",
+    "job.lease_expired": "QUEUED",
+    "job.released": "QUEUED",
+    "job.rejected": "QUEUED",
+    "job.retried": "QUEUED",
+}
+_MARKS = {"COMPLETED": "✔", "FAILED": "✘", "CANCELLED": "✘", "SUBMITTED": "?", "IN_PROGRESS": "▶"}
+
+
+@dataclass(slots=True)
+class Task:
+    """What is known of one task."""
+
+    job_id: str
+    title: str
+    status: str = "QUEUED"
+    model: str = ""
+    attempt: int = 0
+    percent: float | None = None
+    step: str = ""
+    why: str = ""
+    ended: bool = False
+    started_s: float = 0.0
+    took_s: float | None = None
+    partial: str = ""
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+
+    def add(self, text: str) -> list[str]:
+        """More output; the lines it completed. The last ones are kept, the unfinished one may grow."""
+        *whole, self.partial = (self.partial + safe(text)).split("\n")
+        self.lines.extend(whole)
+        return whole
+
+    def take(self, event: dict[str, Any], now_s: float) -> None:
+        """A lifecycle event."""
+        kind = event.get("type", "")
+        ended = end_of(event)
+        self.status = ended or _AFTER.get(kind, self.status)
+        self.model = event.get("assigned_model") or self.model
+        self.why = str(event.get("error_code") or event.get("reason") or "") if kind != "job.assigned" else ""
+        if kind == "job.claimed":
+            self.attempt, self.started_s = event["attempt"], now_s
+            self.lines.clear()
+            self.partial, self.percent = "", None
+        if ended is not None:
+            self.ended = True
+            self.took_s = now_s - self.started_s if self.started_s else None
+
+
+class PrdWatch:
+    """Follows the tasks of one PRD to their ends. ``on_event(task, type)`` and ``on_lines(task, lines)`` are told as it goes."""
+
+    def __init__(
+        self,
+        url: str,
+        title: str,
+        tasks: dict[str, str],
+        on_event: Callable[[Task, dict[str, Any]], None] = lambda _task, _event: None,
+        on_lines: Callable[[Task, list[str]], None] = lambda _task, _lines: None,
+    ) -> None:
+        self._url = url
+        self.title = title
+        self.tasks = {job_id: Task(job_id, name) for job_id, name in tasks.items()}
+        self._on_event = on_event
+        self._on_lines = on_lines
+        self._clock = SystemClock()
+        self._readers: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(MAX_READ)
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        return self._clock.monotonic_s()
+
+    async def run(self, since: int) -> bool:
+        """Until every task has ended; whether all are COMPLETED."""
+        try:
+            async for event in lifecycle(self._url, since):
+                task = self.tasks.get(event.get("job_id", ""))
+                if task is None or "seq" not in event:
+                    continue
+                task.take(event, self.now_s())
+                self._on_event(task, event)
+                if event["type"] == "job.claimed" and task.job_id not in self._readers:
+                    self._readers[task.job_id] = asyncio.create_task(self._read(task))
+                if all(task.ended for task in self.tasks.values()):
+                    break
+            # Output of the last task may still be on its way; its feed ends by itself.
+            if self._readers:
+                await asyncio.wait(self._readers.values(), timeout=2)
+        finally:
+            for reader in self._readers.values():
+                reader.cancel()
+            await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        return all(task.status == "COMPLETED" for task in self.tasks.values())
+
+    async def _read(self, task: Task) -> None:
+        async with self._room:
+            async for message in one_job(self._url, task.job_id):
+                match message.get("type"):
+                    case "job.stream":
+                        self._on_lines(task, task.add(message["chunk"]))
+                    case "job.log":
+                        self._on_lines(task, task.add(f"{message['line']}\n"))
+                    case "job.progress":
+                        task.percent, task.step = message["percent"], message.get("step", "")
+                    case _ if end_of(message) is not None:
+                        return
+
+
+async def watch_prd(url: str, title: str, tasks: dict[str, str], since: int, output: Format) -> int:
+    """Show a PRD until its end; exit code 0 when all tasks COMPLETED, else 1."""
+    if output != "table":
+        write = write_json if output == "json" else write_line
+        done = await PrdWatch(url, title, tasks, lambda _task, event: write(event)).run(since)
+        return 0 if done else 1
+    if not sys.stderr.isatty():
+        done = await PrdWatch(url, title, tasks, _tell_event, _echo_lines).run(since)
+        return 0 if done else 1
+
+    from rich.console import Console
+    from rich.live import Live
+
+    watch = PrdWatch(url, title, tasks)
+    with Live(console=Console(stderr=True), get_renderable=lambda: tree(watch), refresh_per_second=12) as live:
+        done = await watch.run(since)
+        live.refresh()
+    return 0 if done else 1
+
+
+def _tell_event(task: Task, _event: dict[str, Any]) -> None:
+    tell(safe(f"{task.title}: {task.status} {task.why}".rstrip()))
+
+
+def _echo_lines(task: Task, lines: list[str]) -> None:
+    for line in lines:
+        click.echo(f"{safe(task.title)} | {line}")
+
+
+def tree(watch: PrdWatch) -> Tree:
+    """The picture of now."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    done = sum(task.ended for task in watch.tasks.values())
+    root = Tree(Text(f"{safe(watch.title)}  {done}/{len(watch.tasks)}", "bold"))
+    for task in watch.tasks.values():
+        line = Text(f"{_MARKS.get(task.status, '·')} ", STATUS_STYLES.get(task.status, ""))
+        line.append(safe(task.title))
+        line.append(f"  {task.status}", STATUS_STYLES.get(task.status, ""))
+        if task.attempt > 1:
+            line.append(f"  attempt {task.attempt}", "dim")
+        if task.percent is not None and not task.ended:
+            line.append(f"  {task.percent:.0f} % {safe(task.step)}", "dim")
+        took = task.took_s if task.ended else watch.now_s() - task.started_s if task.status == "IN_PROGRESS" else None
+        if took is not None:
+            line.append(f"  {took:.1f} s", "dim")
+        if task.why and task.status in ("FAILED", "CANCELLED", "QUEUED"):
+            line.append(f"  {safe(task.why)}", "red")
+        branch = root.add(line)
+        shown = [*task.lines, *([task.partial] if task.partial else [])]
+        if task.status == "IN_PROGRESS" or (task.status == "FAILED" and shown):
+            for text in shown[-TAIL_LINES:]:
+                branch.add(Text(text, "dim", no_wrap=True, overflow="ellipsis"))
+    return root
+
+
+async def watch_job(url: str, job_id: str, output: Format) -> int:
+    """One job to its end: output on stdout, talk on stderr (or every message as JSON). Exit code 0 only for COMPLETED."""
+    status = ""
+    async for message in one_job(url, job_id):
+        kind = message.get("type", "")
+        if output != "table":
+            (write_json if output == "json" else write_line)(message)
+        elif kind == "job.stream":
+            click.echo(safe(message["chunk"]), nl=False)
+        elif kind == "job.log":
+            tell(safe(f"[{message['level']}] {message['line']}"))
+        elif kind == "job.progress":
+            tell(safe(f"{message['percent']:.0f} % {message.get('step', '')}"))
+        elif "seq" in message:
+            tell(
+                safe(f"{kind} {message.get('error_code') or message.get('reason') or ''}")
+                if kind != "job.assigned"
+                else kind
+            )
+        if (ended := end_of(message)) is not None:
+            status = ended
+            break
+    return 0 if status == "COMPLETED" else 1

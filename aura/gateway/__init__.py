@@ -1,0 +1,8 @@
+"""The door to the outside: HTTP commands and reads, WebSocket and SSE feeds, one page.
+
+Thin on purpose: commands go to ``aura.commands``, reads to ``projections.queries``, content to ``aura.log``; what is
+decided here is who may connect, how requests and answers look, and how a committed event reaches a thousand sockets.
+
+``app`` builds the ASGI application from ``routes``; ``server`` runs it; ``hub``, ``feed``, ``job_feed`` and ``live``
+are the live part.
+"""

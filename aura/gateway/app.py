@@ -1,0 +1,98 @@
+"""The ASGI application: routes from the table, live endpoints, the page; the edge around all of it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aura.gateway import openapi, security
+from aura.gateway.context import Gateway, GatewayContext
+from aura.gateway.edge import Edge
+from aura.gateway.endpoint import Endpoint
+from aura.gateway.forms import query
+from aura.gateway.live import Sockets, Streams, no_such_socket
+from aura.gateway.routes import ENDPOINTS
+from aura.gateway.site import page_routes
+
+
+class _Path:
+    """All endpoints of one path as an ASGI application: named for metrics, behind their gates, queries checked."""
+
+    def __init__(self, gateway: Gateway, endpoints: list[Endpoint]) -> None:
+        self._gateway = gateway
+        self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
+        if "GET" in self._by_method:
+            self._by_method["HEAD"] = self._by_method["GET"]  # type: ignore[index]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = scope["aura.endpoint"] = self._by_method[scope["method"]]
+        request = Request(scope, receive, send)
+        with self._gate(endpoint):
+            if endpoint.method == "GET":
+                query(endpoint.query, request)
+            answer = await endpoint.handler(self._gateway, request)
+        await answer(scope, receive, send)
+
+    def _gate(self, endpoint: Endpoint) -> AbstractContextManager[None]:
+        match endpoint.kind:
+            case "command":
+                return self._gateway.commands.entered()
+            case "read":
+                return self._gateway.reads.entered()
+            case "wait":
+                return self._gateway.waiting.entered()
+            case "free":
+                return nullcontext()
+
+
+class _Asgi:
+    """Keeps Starlette from wrapping a method that is an ASGI application already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _table(gateway: Gateway) -> list[BaseRoute]:
+    by_path: dict[str, list[Endpoint]] = {}
+    for endpoint in ENDPOINTS:
+        by_path.setdefault(endpoint.path, []).append(endpoint)
+    return [
+        Route(path, _Path(gateway, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        for path, endpoints in by_path.items()
+    ]
+
+
+def _description(version: str) -> Route:
+    body = orjson.dumps(openapi.build(ENDPOINTS, version))
+
+    async def describe(_request: Request) -> Response:
+        return Response(body, media_type="application/json", headers={"cache-control": "no-cache"})
+
+    return Route("/openapi.json", describe, methods=["GET"])
+
+
+def create_app(ctx: GatewayContext) -> ASGIApp:
+    """The application over ``ctx``. WebSockets need the protocol classes of ``sockets`` (``server.GatewayService``
+    sets them)."""
+    gateway = Gateway(ctx)
+    sockets, streams = Sockets(gateway), Streams(gateway)
+    routes: list[BaseRoute] = [
+        *_table(gateway),
+        _description(ctx.version),
+        Route("/sse/events", _Asgi(streams.events), methods=["GET"]),
+        Route("/sse/job/{job_id}", _Asgi(streams.job), methods=["GET"]),
+        WebSocketRoute("/ws/events", _Asgi(sockets.events)),
+        WebSocketRoute("/ws/job/{job_id}", _Asgi(sockets.job)),
+        *page_routes(),
+        WebSocketRoute("/{path:path}", _Asgi(no_such_socket)),
+    ]
+    policy = security.Policy.of(ctx.settings.allowed_hosts, ctx.settings.allowed_origins)
+    return Edge(Router(routes, redirect_slashes=False), policy, ctx.metrics, ctx.clock, ctx.ids)

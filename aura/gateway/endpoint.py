@@ -1,0 +1,47 @@
+"""One row of the route table: what builds the route, its documentation, and its test."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aura.gateway.context import Gateway
+from aura.gateway.forms import NoQuery
+
+Handler = Callable[[Gateway, Request], Awaitable[Response]]
+Kind = Literal["command", "read", "wait", "free"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One documented answer. ``shape`` is a pydantic model or a JSON Schema; ``media`` its media types."""
+
+    status: int
+    description: str
+    shape: type[BaseModel] | dict[str, Any] | None = None
+    media: tuple[str, ...] = ("application/json",)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``path`` in Starlette's notation. ``kind`` names the gate that bounds its concurrency. ``body`` is the
+    request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    name: str
+    handler: Handler
+    summary: str
+    tag: str
+    answers: tuple[Answer, ...]
+    kind: Kind = "read"
+    query: type[BaseModel] = NoQuery
+    body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None
+    text_field: str | None = None
+    headers: tuple[str, ...] = ()
+    errors: tuple[int, ...] = ()

@@ -1,0 +1,100 @@
+"""Bytes on the wire, built once per event and shared by all clients. The event is never parsed.
+
+A frame's text is ``{"seq":N,`` + the stored body without its first brace. A stored body that is not an object
+(poison, G17) is relayed as ``{"seq":N,"type":"system.unreadable"}``: the sequence stays contiguous for clients and
+the text stays JSON.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+import orjson
+
+from aura.log.store import Recorded
+
+
+def event_json(seq: int, body: bytes) -> bytes:
+    """The event as clients see it, one line of JSON."""
+    if len(body) < 5 or body[0] != 0x7B or body[-1] != 0x7D:
+        return b'{"seq":%d,"type":"system.unreadable"}' % seq
+    if b"\n" in body or b"\r" in body:  # between JSON tokens only; would break SSE and NDJSON
+        body = body.replace(b"\n", b" ").replace(b"\r", b" ")
+    return b'{"seq":%d,%b' % (seq, body[1:])
+
+
+def ws_text(payload: bytes) -> bytes:
+    """A whole unmasked text frame (RFC 6455 §5.2)."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (pack("!H", size), payload)
+    return b"\x81\x7f%b%b" % (pack("!Q", size), payload)
+
+
+def sse_event(payload: bytes, event_id: bytes | None = None, name: bytes | None = None) -> bytes:
+    """One server-sent event (HTML Living Standard §9.2.6). ``payload`` is one line."""
+    lines = []
+    if event_id is not None:
+        lines.append(b"id: %b\n" % event_id)
+    if name is not None:
+        lines.append(b"event: %b\n" % name)
+    lines.append(b"data: %b\n\n" % payload)
+    return b"".join(lines)
+
+
+class Frame:
+    """One committed event, ready for every kind of client."""
+
+    __slots__ = ("_sse", "_text_at", "seq", "stored_at_ns", "subject", "ws")
+
+    def __init__(self, recorded: Recorded) -> None:
+        text = event_json(recorded.seq, recorded.body)
+        self.seq = recorded.seq
+        self.subject = recorded.subject
+        self.stored_at_ns = recorded.stored_at_ns
+        self.ws = ws_text(text)
+        self._text_at = len(self.ws) - len(text)
+        self._sse: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """The JSON."""
+        return self.ws[self._text_at :]
+
+    @property
+    def sse(self) -> bytes:
+        """As a server-sent event whose id is the sequence."""
+        if self._sse is None:
+            self._sse = sse_event(self.text, b"%d" % self.seq)
+        return self._sse
+
+
+class Note:
+    """Something without a sequence: a heartbeat, an output record, a reset. ``name`` is the SSE event name."""
+
+    __slots__ = ("_name", "_sse", "_text_at", "ws")
+
+    def __init__(self, text: bytes, name: bytes | None = None) -> None:
+        self.ws = ws_text(text)
+        self._text_at = len(self.ws) - len(text)
+        self._name = name
+        self._sse: bytes | None = None
+
+    @property
+    def text(self) -> bytes:
+        """The JSON."""
+        return self.ws[self._text_at :]
+
+    @property
+    def sse(self) -> bytes:
+        """As a server-sent event without an id."""
+        if self._sse is None:
+            self._sse = sse_event(self.text, name=self._name)
+        return self._sse
+
+
+def reset_note(epoch: str, reason: str, seq: int) -> Note:
+    """What a client gets when its cursor cannot be honoured: never a silent hole (G11). It goes on from ``seq``."""
+    return Note(orjson.dumps({"type": "reset", "epoch": epoch, "reason": reason, "seq": seq}), b"reset")

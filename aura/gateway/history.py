@@ -1,0 +1,88 @@
+"""Reads of the log itself: ``GET /events`` and a job's timeline, as JSON, NDJSON or CloudEvents by ``Accept``.
+
+JSON and NDJSON are the stored bytes with the sequence in front; only CloudEvents needs to look inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlencode
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aura.errors import InvalidRequest
+from aura.events import subjects
+from aura.gateway import accept
+from aura.gateway.context import Gateway
+from aura.gateway.forms import EventsQuery, JobEventsQuery, query
+from aura.gateway.frames import event_json
+from aura.log.store import Recorded
+
+CLOUDEVENTS = "application/cloudevents-batch+json"
+MEDIA = (accept.JSON, accept.NDJSON, CLOUDEVENTS, "application/cloudevents+json")
+
+
+def cloudevent(recorded: Recorded, epoch: str) -> dict[str, object]:
+    """One event as CloudEvents 1.0 (structured JSON). ``sequence`` and ``correlationid`` are extension attributes."""
+    flat = orjson.loads(event_json(recorded.seq, recorded.body))
+    return {
+        "specversion": "1.0",
+        "id": flat.get("id", f"{epoch}-{recorded.seq}"),
+        "source": f"/aura/{epoch}",
+        "type": flat.get("type", "system.unreadable"),
+        "subject": recorded.subject,
+        **({"time": flat["ts"]} if "ts" in flat else {}),
+        "datacontenttype": "application/json",
+        "sequence": f"{recorded.seq:020d}",
+        **({"correlationid": flat["correlation_id"]} if "correlation_id" in flat else {}),
+        "data": flat,
+    }
+
+
+def render(events: Sequence[Recorded], media: str, epoch: str, headers: dict[str, str]) -> Response:
+    """The events in one of :data:`MEDIA`."""
+    if media in (accept.JSON, accept.NDJSON):
+        lines = [event_json(recorded.seq, recorded.body) for recorded in events]
+        body = b"[" + b",".join(lines) + b"]" if media == accept.JSON else b"".join(line + b"\n" for line in lines)
+        return Response(body, headers=headers, media_type=media)
+    return Response(orjson.dumps([cloudevent(r, epoch) for r in events]), headers=headers, media_type=CLOUDEVENTS)
+
+
+async def events(gateway: Gateway, request: Request) -> Response:
+    """``GET /events``: sequences ``from … to`` (inclusive), at most ``limit``; ``Link`` names the rest."""
+    asked = query(EventsQuery, request)
+    media = accept.choose(request, MEDIA)
+    if asked.to is not None and asked.to < asked.from_:
+        raise InvalidRequest("to is before from", field="to")
+    found: list[Recorded] = []
+    last = 0
+    batch_size = min(asked.limit + 1, 1_000)
+    async for batch in gateway.ctx.store.read(
+        max(asked.from_, 1), to_seq=asked.to, subject=asked.subject, batch=batch_size
+    ):
+        found += batch
+        if len(found) > asked.limit:
+            break
+    more = len(found) > asked.limit
+    found = found[: asked.limit]
+    headers = {}
+    if more:
+        last = found[-1].seq
+        pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "from"]
+        headers["link"] = f'</events?{urlencode([*pairs, ("from", last + 1)])}>; rel="next"'
+    return render(found, media, gateway.hub.epoch, headers)
+
+
+async def job_events(gateway: Gateway, request: Request) -> Response:
+    """``GET /jobs/{id}/events``: the job's whole timeline, from the log."""
+    job_id = subjects.check_job_id(request.path_params["job_id"])
+    asked = query(JobEventsQuery, request)
+    media = accept.choose(request, MEDIA)
+    head = await gateway.ctx.commands.jobs.head(job_id)
+    found: list[Recorded] = []
+    pattern = subjects.job_guard(head.project, job_id)
+    async for batch in gateway.ctx.store.read(asked.since + 1, subject=pattern):
+        found += batch
+    return render(found, media, gateway.hub.epoch, {})

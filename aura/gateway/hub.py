@@ -1,0 +1,286 @@
+"""Fan-out inside one gateway: one tail of the log, a ring, a trie of subscriptions, the same bytes for everybody.
+
+::
+
+    LogTail ──on_batch──▶ ring, trie ──▶ groups (one per set of subjects) ──next turn of the loop──▶ one write per
+    client
+    heartbeats, log lines ──note──▶ trie ──▶ groups (live only, no sequence)
+    a client that is behind: live.follow ──ring or log──▶ … ──join (same turn as its last check)──▶ group
+
+Invariants
+
+* A group's members have all frames up to the last flush; joining flushes the group first. So whoever joins at the
+  head gets the next event next: no gap, no duplicate (G11).
+* An event costs the trie's walk, one frame, and per matching group one entry and per member one write of joined bytes.
+* No client is waited for. One whose unsent bytes exceed the budget is closed with 4408 and the sequence to resume
+  from (G12); what the others share with it is a reference, never a copy.
+* Everything runs in the event loop's thread; nothing here awaits except :meth:`caught_up`.
+
+Failure cases: the tail reports a log that is not ours any more (:meth:`lost`): clients get a reset and 1001,
+``/ready`` says so and nothing is delivered afterwards. Before :meth:`begin`, and after :meth:`lost` or :meth:`close`,
+connecting is refused (503).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from aura.clock import Clock
+from aura.errors import Unavailable
+from aura.events.subjects import LOG_SUBJECTS
+from aura.gateway.feed import LogView
+from aura.gateway.frames import Frame, Note, reset_note
+from aura.gateway.limits import Limits
+from aura.gateway.metrics import Metrics
+from aura.gateway.outlet import Ending, Outlet, Wire
+from aura.gateway.ring import Ring
+from aura.gateway.trie import SubjectTrie
+from aura.log.store import LogIdentity, Recorded
+
+log = structlog.get_logger("aura.gateway")
+
+#: What ``/ws/events`` gets: every lifecycle event, and without a sequence heartbeats and log lines.
+EVERYTHING = (*LOG_SUBJECTS, "aura.output.>", "health.aura.>")
+
+Watcher = Callable[[Frame], None]
+
+
+class Group:
+    """Clients with the same subjects and the same framing."""
+
+    __slots__ = ("flushed", "members", "patterns", "pending", "wire")
+
+    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int) -> None:
+        self.patterns = patterns
+        self.wire = wire
+        self.members: dict[Outlet, None] = {}
+        self.pending: list[bytes] = []
+        self.flushed = flushed
+
+
+class _Watch:
+    __slots__ = ("callback", "patterns")
+
+    def __init__(self, patterns: tuple[str, ...], callback: Watcher) -> None:
+        self.patterns = patterns
+        self.callback = callback
+
+
+class Hub:
+    """See the module docstring."""
+
+    def __init__(self, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._metrics = metrics
+        self._groups: dict[tuple[tuple[str, ...], Wire], Group] = {}
+        self._trie: SubjectTrie[Group | _Watch] = SubjectTrie()
+        self._dirty: dict[Group, None] = {}
+        self._scheduled = False
+        self._flushed = 0
+        self._ring: Ring | None = None
+        self._outlets: dict[Outlet, None] = {}
+        self._reached: list[tuple[int, asyncio.Future[None]]] = []
+        self.epoch = ""
+        self.first = 1
+        self.failure: str | None = "starting"
+        """Why nobody can connect; ``None`` when all is well."""
+
+    # --- the log's side
+
+    def begin(self, identity: LogIdentity, from_seq: int) -> None:
+        """The tail will deliver from ``from_seq``. Called once, before the first batch."""
+        self.epoch = identity.epoch
+        self.first = max(identity.first_seq, 1)
+        self._ring = Ring(from_seq - 1, max_frames=self._limits.ring_frames, max_bytes=self._limits.ring_bytes)
+        self._flushed = from_seq - 1
+        self.failure = None
+
+    def on_batch(self, batch: list[Recorded]) -> None:
+        """The tail's next events: consecutive, in order. Raises ``ValueError`` for a hole (the tail then ends)."""
+        if self.failure is not None:
+            return
+        ring, trie = self._open_ring(), self._trie
+        for recorded in batch:
+            frame = Frame(recorded)
+            ring.append(frame)
+            for target in trie.match(recorded.subject):
+                if isinstance(target, Group):
+                    target.pending.append(frame.ws if target.wire == "ws" else frame.sse)
+                    self._dirty[target] = None
+                else:
+                    target.callback(frame)
+        self._metrics.events.inc(len(batch))
+        self._metrics.lag.observe(max(0.0, self._clock.now().timestamp() - batch[0].stored_at_ns / 1e9))
+        self._schedule()
+        if self._reached:
+            self._announce(ring.head)
+
+    def note(self, subject: str, note: Note) -> None:
+        """Something live only, for whoever wants ``subject`` now."""
+        if self.failure is not None:
+            return
+        for target in self._trie.match(subject):
+            if isinstance(target, Group):
+                target.pending.append(note.ws if target.wire == "ws" else note.sse)
+                self._dirty[target] = None
+        if self._dirty:
+            self._schedule()
+
+    def wants(self, subject: str) -> bool:
+        """Whether a note on ``subject`` would reach anybody: what nobody wants need not be decrypted."""
+        return bool(self._trie.match(subject))
+
+    def lost(self, reason: str) -> None:
+        """The log is not the one we followed (G5): reset everybody, take nobody in."""
+        if self.failure is not None:
+            return
+        self.flush()
+        self.failure = reason
+        log.error("hub.lost", reason=reason)
+        reset = reset_note(self.epoch, reason, 0)
+        for outlet in list(self._outlets):
+            outlet.write(reset.ws if outlet.wire == "ws" else reset.sse)
+            outlet.end(Ending.GOING_AWAY, "the log changed: reload")
+
+    async def caught_up(self, seq: int) -> None:
+        """Return when ``seq`` was delivered by the tail. Raises ``Unavailable`` when the hub is not running."""
+        if self._open_ring().head >= seq:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reached.append((seq, future))
+        await future
+
+    def _announce(self, head: int) -> None:
+        waiting, self._reached = self._reached, []
+        for seq, future in waiting:
+            if future.done():
+                continue
+            if seq <= head:
+                future.set_result(None)
+            else:
+                self._reached.append((seq, future))
+
+    # --- the clients' side
+
+    @property
+    def head(self) -> int:
+        """The newest sequence delivered to this process."""
+        return self._open_ring().head
+
+    @property
+    def connections(self) -> int:
+        """Clients of all kinds."""
+        return len(self._outlets)
+
+    def view(self) -> LogView:
+        """The log as a feed needs to know it. Raises ``Unavailable``."""
+        ring = self._open_ring()
+        return LogView(self.epoch, self.first, ring.first, ring.head)
+
+    def ring_after(self, seq: int, max_bytes: int) -> list[Frame]:
+        """See :meth:`Ring.after`."""
+        return self._open_ring().after(seq, max_bytes)
+
+    def admit(self, outlet: Outlet) -> None:
+        """Count a client in. Raises ``Unavailable`` when there are too many, or the hub is not running."""
+        if self.failure is not None:
+            raise Unavailable(f"live feeds are not available: {self.failure}")
+        if len(self._outlets) >= self._limits.connections:
+            raise Unavailable("too many live connections", retry_after_s=5)
+        self._outlets[outlet] = None
+        self._metrics.connections.labels(outlet.wire).inc()
+
+    def dismiss(self, outlet: Outlet) -> None:
+        """Count it out. Safe twice."""
+        if self._outlets.pop(outlet, 0) is None:
+            self._metrics.connections.labels(outlet.wire).dec()
+
+    def join(self, patterns: tuple[str, ...], outlet: Outlet) -> Group:
+        """Deliver live from the head on: call it in the same turn as the check that nothing is missing."""
+        key = (patterns, outlet.wire)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(patterns, outlet.wire, self.head)
+            for pattern in patterns:
+                self._trie.insert(pattern, group)
+        self._flush_group(group)
+        group.members[outlet] = None
+        return group
+
+    def leave(self, group: Group, outlet: Outlet) -> None:
+        """Deliver no more. Safe twice."""
+        group.members.pop(outlet, None)
+        if not group.members and self._groups.pop((group.patterns, group.wire), None) is not None:
+            for pattern in group.patterns:
+                self._trie.remove(pattern, group)
+            self._dirty.pop(group, None)
+
+    def watch(self, patterns: Iterable[str], callback: Watcher) -> Callable[[], None]:
+        """Call ``callback`` with every matching frame after the current head. Returns how to stop."""
+        watch = _Watch(tuple(patterns), callback)
+        for pattern in watch.patterns:
+            self._trie.insert(pattern, watch)
+
+        def stop() -> None:
+            for pattern in watch.patterns:
+                self._trie.remove(pattern, watch)
+
+        return stop
+
+    def slow(self, outlet: Outlet, resume: str) -> None:
+        """Close a client that does not keep up; ``resume`` is the query to connect with again."""
+        self._metrics.dropped.inc()
+        outlet.end(Ending.TOO_SLOW, resume)
+
+    def close(self, reason: str = "restarting") -> None:
+        """Say goodbye to everybody (1001). Safe twice."""
+        self.flush()
+        self.failure = self.failure or reason
+        for outlet in list(self._outlets):
+            outlet.end(Ending.GOING_AWAY, reason)
+        for _, future in self._reached:
+            future.cancel()
+        self._reached = []
+
+    # --- writing
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is pending, each client's frames in one piece."""
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, {}
+        for group in dirty:
+            self._flush_group(group)
+        if self._ring is not None:
+            self._flushed = self._ring.head
+
+    def _flush_group(self, group: Group) -> None:
+        pending = group.pending
+        if pending:
+            group.pending = []
+            data = pending[0] if len(pending) == 1 else b"".join(pending)
+            budget = self._limits.outbound_bytes
+            slow: list[Outlet] = []
+            for outlet in group.members:
+                if outlet.buffered() > budget:
+                    slow.append(outlet)
+                else:
+                    outlet.write(data)
+            self._metrics.deliveries.inc(len(pending) * (len(group.members) - len(slow)))
+            for outlet in slow:
+                del group.members[outlet]
+                self.slow(outlet, f"since={max(group.flushed, self._flushed)}")
+        group.flushed = self._ring.head if self._ring is not None else 0
+
+    def _open_ring(self) -> Ring:
+        if self._ring is None:
+            raise Unavailable("live feeds are starting")
+        return self._ring

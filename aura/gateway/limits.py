@@ -1,0 +1,45 @@
+"""Every bound of the gateway in one place (G12). Bytes, counts, seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one gateway process allows. A test lowers them; nobody else should need to."""
+
+    body_bytes: int = 1024 * 1024
+    body_timeout_s: float = 30.0
+    head_bytes: int = 32 * 1024
+    head_timeout_s: float = 15.0
+    json_depth: int = 64
+    #: Commands running at once; the next one is answered 429.
+    commands: int = 512
+    #: Reads running at once.
+    reads: int = 128
+    #: ``next`` calls waiting for work at once.
+    waiting: int = 2_000
+    #: WebSocket and SSE clients of this process.
+    connections: int = 20_000
+    inbound_bytes: int = 64 * 1024
+    inbound_fragments: int = 64
+    #: Inbound WebSocket messages: a burst, then so many a second.
+    inbound_burst: int = 200
+    inbound_per_s: float = 50.0
+    #: Unsent bytes of one client above which it is too slow (4408).
+    outbound_bytes: int = 1024 * 1024
+    #: How long a client that is catching up may take no byte at all.
+    stall_s: float = 30.0
+    ring_frames: int = 16_384
+    ring_bytes: int = 16 * 1024 * 1024
+    #: Bytes of one catch-up step.
+    page_bytes: int = 256 * 1024
+    #: Events of one page read from the log, and how many such pages are kept for the next client that asks.
+    page_events: int = 1_000
+    pages: int = 8
+    #: How long ``min_seq`` waits for the read model.
+    min_seq_wait_s: float = 5.0
+    ping_s: float = 20.0
+    sse_heartbeat_s: float = 15.0
+    drain_s: float = 5.0

@@ -1,0 +1,53 @@
+"""What Prometheus scrapes at ``/metrics``. One registry per application, so that two in one process (tests) do not
+collide.
+
+Labels are bounded: route templates, never paths; status classes as codes.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The gateway's counters. Children are cached by callers on hot paths."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "aura_http_requests", "HTTP requests", ["method", "route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "aura_http_request_seconds",
+            "Time to the first byte of the answer",
+            ["method", "route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.connections = Gauge("aura_live_connections", "Live clients", ["wire"], registry=self.registry)
+        self.events = Counter("aura_hub_events", "Events taken from the log", registry=self.registry)
+        self.deliveries = Counter("aura_hub_deliveries", "Frames handed to live clients", registry=self.registry)
+        self.dropped = Counter("aura_hub_slow_clients", "Clients closed with 4408", registry=self.registry)
+        self.resumes = Counter(
+            "aura_hub_replayed_pages", "Catch-up pages by source", ["source"], registry=self.registry
+        )
+        self.resets = Counter("aura_hub_resets", "Cursors that could not be honoured", registry=self.registry)
+        self.lag = Histogram(
+            "aura_hub_lag_seconds",
+            "From stored in the log to handed to live clients",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.refused = Counter("aura_http_refused", "Requests refused at the edge", ["code"], registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """The text format, everything."""
+        return generate_latest(self.registry)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.latency.labels(method, route).observe(seconds)

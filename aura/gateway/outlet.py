@@ -1,0 +1,45 @@
+"""What the hub knows of a client: somewhere to put bytes, and how many of them are still unsent.
+
+Two implementations: ``sockets.WebSocketOutlet`` writes straight to the transport, ``sse.SseOutlet`` fills a response.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Wire = Literal["ws", "sse"]
+
+
+class Outlet(Protocol):
+    """One client. All methods but :meth:`drained` are plain calls that never block."""
+
+    @property
+    def wire(self) -> Wire:
+        """Which bytes of a frame this client takes."""
+
+    @property
+    def closed(self) -> bool:
+        """Nothing will be sent any more."""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes (whole frames). Ignored when closed."""
+
+    def buffered(self) -> int:
+        """Bytes that the operating system has not taken yet."""
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until little is buffered (or it is closed). ``False``: the client took nothing for so long."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Send a close with a code of API.md (SSE: end the response). Safe twice."""
+
+
+class Ending:
+    """Close codes of API.md."""
+
+    DONE = 1000
+    GOING_AWAY = 1001
+    POLICY = 1008
+    TOO_BIG = 1009
+    INTERNAL = 1011
+    TOO_SLOW = 4408

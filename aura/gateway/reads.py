@@ -1,0 +1,191 @@
+"""Reads of the read models: filters, pages, ``min_seq``, ``as_of``, ``ETag``, ``Link``."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aura.clock import parse_rfc3339
+from aura.errors import InvalidRequest, NotFound, Unavailable
+from aura.events import subjects
+from aura.gateway.commands import json
+from aura.gateway.context import Gateway
+from aura.gateway.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
+from aura.gateway.ports import JobFilter, Page, Row
+from aura.log.store import EventStore
+
+#: ``/models/health`` shows models heard of in the last five minutes.
+HEALTH_WINDOW_S = 300.0
+
+
+async def _fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
+    """Wait for ``min_seq``, resolve ``as_of``. Raises ``Unavailable`` when the read model is still behind."""
+    if asked.min_seq is not None:
+        head = (await gateway.ctx.store.identity()).last_seq if asked.min_seq > gateway.hub.head else gateway.hub.head
+        if asked.min_seq > head:
+            raise InvalidRequest("min_seq is ahead of the log", field="min_seq")
+        if not await gateway.ctx.queries.wait_for(asked.min_seq, gateway.limits.min_seq_wait_s):
+            raise Unavailable("the read model has not reached min_seq yet", retry_after_s=1)
+    if isinstance(asked, Fresh) and asked.as_of is not None:
+        return await moment(gateway, asked.as_of)
+    return None
+
+
+async def moment(gateway: Gateway, text: str) -> int:
+    """``as_of`` as a sequence, and the read model has it. Raises ``InvalidRequest``, ``Unavailable``."""
+    identity = await gateway.ctx.store.identity()
+    if text.isdigit():
+        seq = int(text) if len(text) < 20 else identity.last_seq + 1
+    else:
+        try:
+            at_ns = int(parse_rfc3339(text.replace(" ", "+")).timestamp() * 1e9)
+        except ValueError:
+            raise InvalidRequest("as_of is a sequence or an RFC 3339 time with an offset", field="as_of") from None
+        seq = await seq_at(gateway.ctx.store, at_ns, identity.first_seq, identity.last_seq)
+    if seq > identity.last_seq:
+        raise InvalidRequest("as_of is ahead of the log", field="as_of")
+    if not await gateway.ctx.queries.wait_for(seq, gateway.limits.min_seq_wait_s):
+        raise Unavailable("the read model has not reached as_of yet", retry_after_s=1)
+    return seq
+
+
+async def seq_at(store: EventStore, at_ns: int, first: int, last: int) -> int:
+    """The greatest sequence stored at or before ``at_ns`` (Unix nanoseconds); ``first - 1`` when there is none. O(log
+    n) reads."""
+    low, high = first - 1, last
+    while low < high:
+        middle = (low + high + 1) // 2
+        recorded = await store.get(middle)
+        if recorded is not None and recorded.stored_at_ns <= at_ns:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _page(request: Request, page: Page) -> Response:
+    headers = {}
+    if page.next_cursor is not None:
+        pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        target = f"{request.scope['path']}?{urlencode([*pairs, ('cursor', page.next_cursor)])}"
+        headers["link"] = f'<{target}>; rel="next"'
+    return json(list(page.rows), headers=headers)
+
+
+def _tagged(request: Request, row: Row, seq: object) -> Response:
+    """An answer with an entity tag made of the sequence; 304 when the client has it."""
+    if not isinstance(seq, int):
+        return json(row)
+    tag = f'"v{seq}"'
+    sent = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    if tag in sent:
+        return Response(status_code=304, headers={"etag": tag})
+    return json(row, headers={"etag": tag})
+
+
+async def jobs(gateway: Gateway, request: Request) -> Response:
+    """``GET /jobs``."""
+    asked = query(JobsQuery, request)
+    as_of = await _fresh(gateway, asked)
+    where = JobFilter(tuple(asked.status), asked.project_id, asked.role, asked.model, asked.q)
+    found = await gateway.ctx.queries.list_jobs(where, limit=asked.limit, cursor=asked.cursor, as_of=as_of)
+    return _page(request, found)
+
+
+async def job(gateway: Gateway, request: Request) -> Response:
+    """``GET /jobs/{id}``: a job, or a root job derived from its jobs."""
+    job_id = subjects.check_job_id(request.path_params["job_id"])
+    as_of = await _fresh(gateway, query(Fresh, request))
+    row = await gateway.ctx.queries.get_job(job_id, as_of=as_of)
+    if row is not None:
+        return _tagged(request, row, row.get("seq") if as_of is None else None)
+    prd = await gateway.ctx.queries.get_prd(job_id, as_of=as_of)
+    if prd is None:
+        raise NotFound("job", job_id)
+    return _tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq") if as_of is None else None)
+
+
+async def prds(gateway: Gateway, request: Request) -> Response:
+    """``GET /prds``."""
+    asked = query(PageQuery, request)
+    await _fresh(gateway, asked)
+    found = await gateway.ctx.queries.list_prds(project_id=asked.project_id, limit=asked.limit, cursor=asked.cursor)
+    return _page(request, found)
+
+
+async def prd(gateway: Gateway, request: Request) -> Response:
+    """``GET /prds/{root_job_id}``."""
+    root = subjects.check_job_id(request.path_params["root_job_id"], "root_job_id")
+    as_of = await _fresh(gateway, query(Fresh, request))
+    return _found(request, await gateway.ctx.queries.get_prd(root, as_of=as_of), "prd", root, tagged=as_of is None)
+
+
+def _found(request: Request, row: Row | None, kind: str, key: str, *, tagged: bool = True) -> Response:
+    if row is None:
+        raise NotFound(kind, key)
+    return _tagged(request, row, row.get("seq") if tagged else None)
+
+
+async def archives(gateway: Gateway, request: Request) -> Response:
+    """``GET /archives``."""
+    asked = query(PageQuery, request)
+    await _fresh(gateway, asked)
+    return _page(
+        request,
+        await gateway.ctx.queries.list_archives(project_id=asked.project_id, limit=asked.limit, cursor=asked.cursor),
+    )
+
+
+async def archive(gateway: Gateway, request: Request) -> Response:
+    """``GET /archives/{id}``."""
+    job_id = subjects.check_job_id(request.path_params["job_id"])
+    await _fresh(gateway, query(FreshOnly, request))
+    return _found(request, await gateway.ctx.queries.get_archive(job_id), "archive", job_id)
+
+
+async def models_health(gateway: Gateway, request: Request) -> Response:
+    """``GET /models/health``."""
+    await _fresh(gateway, query(FreshOnly, request))
+    return json(list(await gateway.ctx.queries.models_health(window_s=HEALTH_WINDOW_S)))
+
+
+async def model_health(gateway: Gateway, request: Request) -> Response:
+    """``GET /models/{name}/health``."""
+    model = subjects.check_name(request.path_params["name"], "model")
+    await _fresh(gateway, query(FreshOnly, request))
+    row = await gateway.ctx.queries.model_health(model)
+    if row is None:
+        raise NotFound("model", model)
+    return json(row)
+
+
+async def stats(gateway: Gateway, request: Request) -> Response:
+    """``GET /stats``."""
+    as_of = await _fresh(gateway, query(Fresh, request))
+    return json(await gateway.ctx.queries.stats(as_of=as_of))
+
+
+async def grid(gateway: Gateway, request: Request) -> Response:
+    """``GET /projects/{id}/subjects``."""
+    text: Any = request.path_params["project_id"]
+    project = subjects.check_project(int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None)
+    await _fresh(gateway, query(FreshOnly, request))
+    return json(await gateway.ctx.queries.grid(project))
+
+
+async def projections(gateway: Gateway, _request: Request) -> Response:
+    """``GET /projections``."""
+    return json(list(await gateway.ctx.queries.projections_status()))
+
+
+async def explain(gateway: Gateway, request: Request) -> Response:
+    """``GET /jobs/{id}/explain``."""
+    job_id = subjects.check_job_id(request.path_params["job_id"])
+    await _fresh(gateway, query(FreshOnly, request))
+    row = await gateway.ctx.explain(job_id)
+    if row is None:
+        raise NotFound("job", job_id)
+    return json(row)

@@ -1,0 +1,237 @@
+"""The route table: one row builds the route, its OpenAPI entry and its test. Live endpoints (WebSocket, SSE) stand
+below it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from aura.commands import requests as r
+from aura.gateway import accept, commands, forms, history, output, reads, system
+from aura.gateway import answers as a
+from aura.gateway.endpoint import Answer, Endpoint, Handler, Kind
+from aura.gateway.metrics import CONTENT_TYPE
+
+Shape = type[BaseModel] | dict[str, Any]
+
+
+def _ok(description: str, shape: Shape | None, *media: str, status: int = 200) -> tuple[Answer, ...]:
+    return (Answer(status, description, shape, media or (accept.JSON,)),)
+
+
+def _get(
+    path: str,
+    name: str,
+    handler: Handler,
+    summary: str,
+    tag: str,
+    answers: tuple[Answer, ...],
+    *,
+    query: type[BaseModel] = forms.NoQuery,
+    kind: Kind = "read",
+    errors: tuple[int, ...] = (),
+) -> Endpoint:
+    return Endpoint("GET", path, name, handler, summary, tag, answers, kind, query, errors=errors)
+
+
+def _job(
+    action: str,
+    body: type[BaseModel],
+    summary: str,
+    *,
+    operation: str | None = None,
+    answer: type[BaseModel] = a.Committed,
+    text_field: str | None = None,
+) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=f"/jobs/{{job_id}}/{action}",
+        name=f"{operation or action}_job",
+        handler=commands.job_command(operation or action, text_field=text_field),
+        summary=summary,
+        tag="jobs",
+        answers=_ok("Committed", answer),
+        kind="command",
+        body=body,
+        text_field=text_field,
+        errors=(404, 409),
+    )
+
+
+def _model(action: str, operation: str, body: type[BaseModel], summary: str) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=f"/models/{{name}}/{action}",
+        name=operation,
+        handler=commands.model_command(operation),
+        summary=summary,
+        tag="models",
+        answers=_ok("Done", a.Ok),
+        kind="command",
+        body=body,
+        errors=(404, 409),
+    )
+
+
+def _archive(action: Literal["hold", "release"], operation: str, summary: str) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=f"/archives/{{job_id}}/{action}",
+        name=operation,
+        handler=commands.archive_command(operation),
+        summary=summary,
+        tag="archives",
+        answers=_ok("Committed", a.Committed),
+        kind="command",
+        body=r.Because,
+        errors=(404, 409),
+    )
+
+
+_SYSTEM = (
+    _get("/health", "health", system.health, "This process answers", "system", _ok("Alive", a.ANYTHING), kind="free"),
+    _get("/livez", "livez", system.health, "This process answers", "system", _ok("Alive", a.ANYTHING), kind="free"),
+    *(
+        _get(
+            path,
+            name,
+            system.ready,
+            "Everything we depend on answers; 503 names what does not",
+            "system",
+            (*_ok("Ready", a.Ready), Answer(503, "Not ready", a.Ready)),
+            query=forms.VerboseQuery,
+            kind="free",
+        )
+        for path, name in (("/ready", "ready"), ("/readyz", "readyz"))
+    ),
+    _get("/version", "version", system.version, "Software and log", "system", _ok("Version", a.Version), kind="free"),
+    _get(
+        "/metrics", "metrics", system.metrics, "Prometheus", "system", _ok("Metrics", a.TEXT, CONTENT_TYPE), kind="free"
+    ),
+    _get("/projections", "projections", reads.projections, "How far each read model is", "system",
+         _ok("Read models", a.array(a.Projection))),
+)  # fmt: skip
+
+_PRDS = (
+    Endpoint(
+        method="POST",
+        path="/prds",
+        name="submit_prd",
+        handler=commands.submit,
+        summary="Submit a PRD: a root job and one job per task, all or none",
+        tag="prds",
+        answers=_ok("Stored", a.Submitted, status=201),
+        kind="command",
+        body=r.Submit,
+    ),
+    _get("/prds", "list_prds", reads.prds, "PRDs, newest first", "prds", _ok("PRDs", a.array(a.Prd)),
+         query=forms.PageQuery),
+    _get("/prds/{root_job_id}", "get_prd", reads.prd, "A PRD and its jobs", "prds", _ok("The PRD", a.Prd),
+         query=forms.Fresh, errors=(404,)),
+)  # fmt: skip
+
+_JOBS = (
+    _get("/jobs", "list_jobs", reads.jobs, "Jobs, newest first", "jobs", _ok("Jobs", a.array(a.Job)),
+         query=forms.JobsQuery),
+    Endpoint(
+        method="POST",
+        path="/jobs/bulk",
+        name="bulk_jobs",
+        handler=commands.bulk,
+        summary="Cancel or retry many jobs: a dry run names the ids, then the ids are posted back",
+        tag="jobs",
+        answers=(
+            Answer(200, "The selection, or one line per job", a.Selected),
+            Answer(200, "The selection, or one line per job", a.ANYTHING, (accept.NDJSON,)),
+        ),
+        kind="command",
+        body=(forms.BulkDryRun, r.Bulk),
+    ),
+    _get("/jobs/{job_id}", "get_job", reads.job, "A job, or a root job derived from its jobs", "jobs",
+         (*_ok("The job", a.Job), Answer(304, "Not modified")), query=forms.Fresh, errors=(404,)),
+    _get("/jobs/{job_id}/events", "job_events", history.job_events, "The job's timeline, from the log", "jobs",
+         _ok("Events", a.array(a.Event), accept.JSON, accept.NDJSON, history.CLOUDEVENTS),
+         query=forms.JobEventsQuery, errors=(404, 406)),
+    _get("/jobs/{job_id}/output", "job_output", output.output, "The job's output", "jobs",
+         _ok("Output", a.TEXT, accept.TEXT, accept.NDJSON), query=forms.OutputQuery, errors=(404, 406)),
+    _get("/jobs/{job_id}/logs", "job_logs", output.logs, "The job's log lines", "jobs",
+         _ok("Log lines", a.ANYTHING, accept.JSON, accept.NDJSON, accept.TEXT),
+         query=forms.OutputQuery, errors=(404, 406)),
+    _get("/jobs/{job_id}/result", "job_result", output.result, "What the job handed in", "jobs",
+         _ok("Result", a.Result), errors=(404,)),
+    _get("/jobs/{job_id}/explain", "explain_job", reads.explain, "Why the job is where it is", "jobs",
+         _ok("Explanation", a.ANYTHING), query=forms.FreshOnly, errors=(404,)),
+    _job("assign", r.Assign, "Give a job to a model by hand", answer=a.Assigned, text_field="assigned_model"),
+    _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id"),
+    _job("heartbeat", r.Heartbeat, "Renew a lease; says whether the job was cancelled", answer=a.Renewed),
+    _job("stream", r.Stream, "Append output text", answer=a.Ok),
+    _job("log", r.Log, "Append a log line", answer=a.Ok),
+    _job("progress", r.Progress, "Report progress", answer=a.Ok),
+    _job("stage", r.Stage, "Report a stage"),
+    _job("complete", r.Complete, "Hand in a result"),
+    _job("fail", r.Fail, "Report a failure"),
+    _job("release", r.Release, "Give the job back unharmed"),
+    _job("cancel", r.Because, "Cancel a job"),
+    _job("retry", r.Because, "Queue a closed job again"),
+    _job("accept", r.Because, "Accept a submitted result"),
+    _job("reject", r.Because, "Reject a submitted result"),
+    _job("priority", r.Reprioritize, "Change the priority", operation="reprioritize"),
+)  # fmt: skip
+
+_MODELS = (
+    _get("/models/health", "models_health", reads.models_health, "Models heard of in the last five minutes", "models",
+         _ok("Models", a.array(a.ModelHealth)), query=forms.FreshOnly),
+    _get("/models/{name}/health", "model_health", reads.model_health, "One model with its history", "models",
+         _ok("Model", a.ANYTHING), query=forms.FreshOnly, errors=(404,)),
+    Endpoint(
+        method="POST",
+        path="/models/{name}/next",
+        name="next_job",
+        handler=commands.next_job,
+        summary="The next job of a pool, already claimed; waits for one",
+        tag="models",
+        answers=(*_ok("A job", a.Claimed), Answer(204, "No job within wait_s")),
+        kind="wait",
+        body=forms.Next,
+        text_field="worker_id",
+    ),
+    _model("heartbeat", "model_heartbeat", r.ModelHeartbeat, "Report a model's health; the first report registers it"),
+    _model("pause", "pause_model", r.Because, "Stop new assignments to a model"),
+    _model("resume", "resume_model", r.Because, "Let assignments go on"),
+)  # fmt: skip
+
+_ARCHIVES = (
+    _get("/archives", "list_archives", reads.archives, "Closed jobs, newest first", "archives",
+         _ok("Archives", a.array(a.Archive)), query=forms.PageQuery),
+    _get("/archives/{job_id}", "get_archive", reads.archive, "A closed job", "archives", _ok("Archive", a.Archive),
+         query=forms.FreshOnly, errors=(404,)),
+    _archive("hold", "hold", "Put an archive on legal hold"),
+    _archive("release", "release_hold", "End a legal hold"),
+    Endpoint(
+        method="POST",
+        path="/archives/{job_id}/purge",
+        name="purge_archive",
+        handler=commands.purge,
+        summary="Erase a closed job's content for good, leaving a tombstone",
+        tag="archives",
+        answers=_ok("Erased", a.Ok),
+        kind="command",
+        body=r.Because,
+        headers=("x-director-key",),
+        errors=(403, 404, 409),
+    ),
+)  # fmt: skip
+
+_VIEWS = (
+    _get("/projects/{project_id}/subjects", "project_grid", reads.grid, "Subjects × stages", "views",
+         _ok("Grid", a.ANYTHING), query=forms.FreshOnly),
+    _get("/stats", "stats", reads.stats, "Counts, throughput, latency, success rates", "views",
+         _ok("Statistics", a.ANYTHING), query=forms.Fresh),
+    _get("/events", "list_events", history.events, "The log", "views",
+         _ok("Events", a.array(a.Event), accept.JSON, accept.NDJSON, history.CLOUDEVENTS),
+         query=forms.EventsQuery, errors=(406,)),
+)  # fmt: skip
+
+#: Every HTTP endpoint but the page, the streams and the API's own description.
+ENDPOINTS: tuple[Endpoint, ...] = (*_SYSTEM, *_PRDS, *_JOBS, *_MODELS, *_ARCHIVES, *_VIEWS)

@@ -1,0 +1,204 @@
+"""uvicorn's protocol classes with the bounds that it leaves open, and a direct way from the hub to the transport.
+
+* :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem.
+* :class:`WebSocketProtocol` puts a :class:`WebSocketOutlet` into the scope (``extensions["aura.outlet"]``): the hub
+  writes prebuilt frames to the transport, with no task, no queue and no copy per client. It bounds fragments and
+  pongs, says 1001 at shutdown, and gives a close handshake :data:`CLOSE_WAIT_S` before the connection is cut.
+
+Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` pins the behaviour that is relied on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Frame
+
+from aura.gateway.limits import Limits
+from aura.gateway.outlet import Ending, Wire
+
+#: Seconds between our close frame and cutting the connection of a client that does not answer it.
+CLOSE_WAIT_S = 2.0
+OUTLET = "aura.outlet"
+
+
+class WebSocketOutlet:
+    """A WebSocket client, written to directly. Lives as long as its connection."""
+
+    __slots__ = ("_protocol",)
+    wire: Wire = "ws"
+
+    def __init__(self, protocol: WebSocketProtocol) -> None:
+        self._protocol = protocol
+
+    @property
+    def closed(self) -> bool:
+        protocol = self._protocol
+        return protocol.close_sent or protocol.disconnected or protocol.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        if not self.closed:
+            self._protocol.transport.write(data)
+
+    def buffered(self) -> int:
+        return self._protocol.transport.get_write_buffer_size()
+
+    async def drained(self, timeout_s: float) -> bool:
+        writable = self._protocol.writable
+        while not writable.is_set():
+            before = self.buffered()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await writable.wait()
+            except TimeoutError:
+                if self.buffered() >= before:
+                    return False
+        return True
+
+    def end(self, code: int, reason: str) -> None:
+        self._protocol.end(code, reason)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """See the module docstring."""
+
+    limits = Limits()
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
+        super().__init__(config, server_state, app_state, **more)
+        self.close_timeout = CLOSE_WAIT_S
+        self._fragments = 0
+
+    async def run_asgi(self) -> None:
+        self.scope["extensions"][OUTLET] = WebSocketOutlet(self)  # type: ignore[assignment]
+        await super().run_asgi()
+
+    def handle_cont(self, event: Frame) -> None:
+        self._fragments += 1
+        if self._fragments > self.limits.inbound_fragments:
+            self.end(Ending.POLICY, "too many fragments")
+            return
+        super().handle_cont(event)
+        if event.fin:
+            self._fragments = 0
+
+    def handle_ping(self) -> None:
+        if self.transport.get_write_buffer_size() > self.limits.outbound_bytes:
+            self.transport.abort()  # it sends pings and reads nothing
+            return
+        super().handle_ping()
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        if self.transport.is_closing():  # it may never read what is still unsent
+            self.loop.call_later(CLOSE_WAIT_S, self.transport.abort)
+
+    def end(self, code: int, reason: str) -> None:
+        """Close frame, then a short wait for the answer, then cut. Safe twice and before the handshake."""
+        if self.close_sent or self.disconnected or self.transport.is_closing():
+            return
+        if not self.handshake_complete:
+            self.transport.close()
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason[:120])
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut)
+
+    def _cut(self) -> None:
+        self.close_timer = None
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        if self.handshake_complete:
+            self.end(Ending.GOING_AWAY, "restarting")
+        else:
+            super().shutdown()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """See the module docstring."""
+
+    limits = Limits()
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
+        super().__init__(config, server_state, app_state, **more)
+        self._in_head = True
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_done()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            super().data_received(data)
+            # llhttp collects a header's value before it tells us, so bytes are counted where they arrive.
+            if self._in_head and self._head_bytes > self.limits.head_bytes:
+                self._refuse(431, "headers_too_large", "the head of the request is too large")
+        else:
+            super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_done()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours
+        self._refuse(400, "bad_request", "not a valid HTTP request")
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._head_late)
+
+    def _head_done(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        self.transport.abort()
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        """Answer below the application, where no request exists, and close."""
+        self._head_done()
+        if self.transport.is_closing():
+            return
+        body = orjson.dumps({"type": "about:blank", "title": detail, "status": status, "detail": detail, "code": code})
+        head = (
+            f"HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
+            "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def protocols(limits: Limits) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
+    """HTTP and WebSocket protocol classes bound to ``limits``."""
+    http = type("BoundHttpProtocol", (HttpProtocol,), {"limits": limits})
+    websocket = type("BoundWebSocketProtocol", (WebSocketProtocol,), {"limits": limits})
+    return cast(type[asyncio.Protocol], http), cast(type[asyncio.Protocol], websocket)

@@ -1,0 +1,200 @@
+"""Output: what attempts say while they run, encrypted, numbered, in order.
+
+A message holds a list of records of one kind: headers ``Aura-First`` (the ``i`` of the first record) and ``Aura-Count``, body
+sealed under the job's data key (``sealing.py``). ``i`` counts from 0 per attempt over all kinds, so a reader can prove that
+nothing is missing.
+
+Invariants
+
+* All messages of an attempt share the guard ``aura.output.<p>.<job>.<attempt>.>``: one writer at a time, in order. A second
+  writer (a straggler, an HTTP client) is refused, not interleaved; :class:`SealedOutput` then looks again and appends after it.
+* A worker's :class:`OutputWriter` is its attempt's only writer and awaits each write. ``WrongExpectedSequence`` tells it that
+  somebody else writes to its attempt: it has been fenced.
+* Readers ask for exact subjects (attempt and kind) and merge by sequence: a wildcard costs the server a scan.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from aura.errors import NotFound, TooLarge, Unavailable, WrongExpectedSequence
+from aura.events import subjects
+from aura.events.subjects import OutputKind
+from aura.ids import IdSource
+from aura.log import sealing
+from aura.log.ports import ContentStore
+
+#: Largest body of one output message, sealed. Writers split above it.
+MAX_MESSAGE_BYTES = 512 * 1024
+#: How often an appender may lose against another writer of the same attempt.
+_MAX_CONFLICTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OutputMessage:
+    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``)."""
+
+    seq: int
+    subject: str
+    stored_at_ns: int
+    first: int
+    count: int
+    sealed: bytes
+
+    @property
+    def attempt(self) -> int:
+        """The attempt it belongs to."""
+        return int(self.subject.split(".", 5)[4])
+
+    @property
+    def kind(self) -> OutputKind:
+        """``stream``, ``log`` or ``progress``."""
+        return subjects.parse_output(self.subject).kind
+
+    def records(self, data_key: bytes) -> list[dict[str, Any]]:
+        """The records, each with its ``i``. Raises ``BrokenSeal``."""
+        opened: list[dict[str, Any]] = orjson.loads(sealing.unseal(data_key, self.subject, self.sealed))
+        return opened
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPage:
+    """Messages by sequence; ``more``: there are others after the last one."""
+
+    messages: list[OutputMessage]
+    more: bool
+
+
+class OutputBackend(Protocol):
+    """Where output lies: ``output_jetstream.py`` or ``output_memory.py``."""
+
+    async def append(self, subject: str, guard: str, expected_seq: int, first: int, count: int, sealed: bytes) -> int:
+        """Store one message; its sequence. Raises ``WrongExpectedSequence``, ``TooLarge``, ``Unavailable``."""
+
+    async def last(self, guard: str) -> OutputMessage | None:
+        """The attempt's last message."""
+
+    async def read(self, subject: str, after_seq: int, limit: int) -> OutputPage:
+        """Up to ``limit`` messages of one exact subject with a sequence above ``after_seq``, in order."""
+
+
+class OutputWriter:
+    """A worker's output of one attempt. Not for concurrent use: await each :meth:`write`."""
+
+    def __init__(
+        self, backend: OutputBackend, ids: IdSource, project: int, job_id: str, attempt: int, data_key: bytes
+    ) -> None:
+        self._backend = backend
+        self._ids = ids
+        self._project = project
+        self._job_id = job_id
+        self._attempt = attempt
+        self._data_key = data_key
+        self._guard = subjects.output_guard(project, job_id, attempt)
+        self._expected = 0
+        self.count = 0
+        """How many records are stored; what the terminal event reports."""
+
+    async def resume(self) -> None:
+        """Continue after what the attempt has already stored (only needed when this writer is not its first)."""
+        last = await self._backend.last(self._guard)
+        if last is not None:
+            self._expected, self.count = last.seq, last.first + last.count
+
+    async def write(self, kind: OutputKind, records: Sequence[dict[str, Any]]) -> int:
+        """Number, seal and store ``records`` (each without ``i``); the new count.
+
+        Raises ``TooLarge`` when a single record is above the limit, ``WrongExpectedSequence`` when fenced, ``Unavailable``
+        (stored or not: call :meth:`resume` before writing again).
+        """
+        subject = subjects.output(self._project, self._job_id, self._attempt, kind)
+        for group in split(records):
+            numbered = [{"i": self.count + offset, **record} for offset, record in enumerate(group)]
+            sealed = sealing.seal(self._data_key, subject, orjson.dumps(numbered), self._ids)
+            self._expected = await self._backend.append(
+                subject, self._guard, self._expected, self.count, len(group), sealed
+            )
+            self.count += len(group)
+        return self.count
+
+
+class SealedOutput:
+    """Implements :class:`~aura.log.ports.OutputLog`, and reads."""
+
+    def __init__(self, backend: OutputBackend, content: ContentStore, ids: IdSource) -> None:
+        self._backend = backend
+        self._content = content
+        self._ids = ids
+
+    async def append(
+        self, project: int, job_id: str, attempt: int, kind: OutputKind, records: Sequence[dict[str, Any]]
+    ) -> int:
+        """See the port."""
+        data_key = await self._content.data_key(project, job_id)
+        if data_key is None:
+            raise NotFound("content", job_id)
+        writer = OutputWriter(self._backend, self._ids, project, job_id, attempt, data_key)
+        await writer.resume()
+        left = [[record] for record in records] if len(records) == 1 else split(records)
+        conflicts = 0
+        while left:
+            try:
+                await writer.write(kind, left[0])
+            except WrongExpectedSequence:
+                conflicts += 1
+                if conflicts > _MAX_CONFLICTS:
+                    raise Unavailable("too many write to this attempt at once") from None
+                await writer.resume()
+                continue
+            left.pop(0)
+        return writer.count
+
+    async def count(self, project: int, job_id: str, attempt: int) -> int:
+        """See the port."""
+        last = await self._backend.last(subjects.output_guard(project, job_id, attempt))
+        return last.first + last.count if last is not None else 0
+
+    async def read(
+        self,
+        project: int,
+        job_id: str,
+        attempts: Sequence[int],
+        *,
+        after_seq: int = 0,
+        limit: int = 500,
+        kinds: Sequence[OutputKind] = subjects.OUTPUT_KINDS,
+    ) -> OutputPage:
+        """A page: up to ``limit`` messages of these attempts above the cursor.
+
+        ``attempts`` are those the log claimed: others' output is not shown.
+        """
+        wanted = [subjects.output(project, job_id, attempt, kind) for attempt in attempts for kind in kinds]
+        pages = await asyncio.gather(*(self._backend.read(subject, after_seq, limit) for subject in wanted))
+        # What follows an unfinished page's last message may belong before another subject's messages.
+        bound = min((page.messages[-1].seq for page in pages if page.more and page.messages), default=None)
+        found = sorted((message for page in pages for message in page.messages), key=lambda message: message.seq)
+        complete = [message for message in found if bound is None or message.seq <= bound]
+        more = len(complete) > limit or any(page.more for page in pages)
+        return OutputPage(complete[:limit], more)
+
+
+def split(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Consecutive groups that fit in one message each. Raises ``TooLarge`` for a record that fits in none."""
+    limit = MAX_MESSAGE_BYTES - sealing.OVERHEAD - 64
+    groups: list[list[dict[str, Any]]] = []
+    size = limit
+    for record in records:
+        own = len(orjson.dumps(record)) + 24  # its number, a comma
+        if own > limit:
+            raise TooLarge(f"an output record has at most {limit} bytes", limit=limit)
+        if size + own > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(record)
+        size += own
+    return groups

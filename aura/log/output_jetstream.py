@@ -1,0 +1,86 @@
+"""Output in the stream ``AURA_OUTPUT``; see ``output.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aura.clock import Clock
+from aura.events import subjects
+from aura.ids import IdSource
+from aura.log import wire
+from aura.log.connection import Connection, RawSubscription
+from aura.log.guarded import GuardedWriter, Write
+from aura.log.inbox import inbox_of
+from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, OutputWriter, SealedOutput
+from aura.log.ports import ContentStore
+from aura.log.reader import StreamReader
+
+STREAM = "AURA_OUTPUT"
+_PAGE_BYTES = 4 * 1024 * 1024
+FIRST, COUNT = "Aura-First", "Aura-Count"
+_FROM_OUTPUT = b"\r\nNats-Stream: AURA_OUTPUT\r\n"
+
+
+def decode(headers: bytes, body: bytes) -> OutputMessage:
+    """A stored or republished message. Raises ``ValueError`` for one without our headers."""
+    found = wire.recorded(headers, body)
+    first, count = int(wire.header(headers, FIRST) or -1), int(wire.header(headers, COUNT) or 0)
+    if first < 0:
+        raise ValueError("an output message without its number")
+    return OutputMessage(found.seq, found.subject, found.stored_at_ns, first, count, body)
+
+
+class JetStreamOutputBackend:
+    """See :class:`~aura.log.output.OutputBackend`."""
+
+    def __init__(self, connection: Connection, clock: Clock, ids: IdSource) -> None:
+        self._connection = connection
+        self._ids = ids
+        self._inbox = inbox_of(connection, clock, ids)
+        self._reader = StreamReader(self._inbox, STREAM, decode, gapless=False)
+        self._writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
+
+    async def append(self, subject: str, guard: str, expected_seq: int, first: int, count: int, sealed: bytes) -> int:
+        if not self._inbox.started:
+            await self._inbox.start()
+        numbers = ((FIRST, str(first)), (COUNT, str(count)))
+        where = subjects.parse_output(subject)
+        published = subjects.output_append(where.project, where.job_id, where.attempt, where.kind)
+        write = Write(published, subject, guard, expected_seq, self._ids.uuid7(), sealed, numbers)
+        return await self._writer.submit(write)
+
+    async def last(self, guard: str) -> OutputMessage | None:
+        return await self._reader.last(guard, consistent=True)
+
+    async def read(self, subject: str, after_seq: int, limit: int) -> OutputPage:
+        query = {"seq": after_seq + 1, "batch": limit, "next_by_subj": subject, "max_bytes": _PAGE_BYTES}
+        found, pending = await self._reader.window(query)
+        return OutputPage(found, bool(pending))
+
+
+async def follow_output(
+    connection: Connection, subject: str, on_message: Callable[[OutputMessage], None]
+) -> RawSubscription:
+    """Output as it is stored, live only. ``subject``: ``aura.output.<p>.<job>.>`` for one job, ``aura.output.>`` for all.
+
+    ``on_message`` runs in the read loop and must be quick. Delivery is at most once: a reader compares ``first`` with the count
+    so far and reads the difference. Messages that do not come from the stream are ignored.
+    """
+
+    def receive(_subject: bytes, _reply: bytes, body: bytes, headers: bytes | None) -> None:
+        if headers is not None and _FROM_OUTPUT in headers:
+            on_message(decode(headers, body))
+
+    return await connection.subscribe_raw(subject, receive)
+
+
+def jetstream_output(connection: Connection, clock: Clock, ids: IdSource, content: ContentStore) -> SealedOutput:
+    """The output log of a running system, for the gateway."""
+    return SealedOutput(JetStreamOutputBackend(connection, clock, ids), content, ids)
+
+
+def attempt_writer(
+    connection: Connection, clock: Clock, ids: IdSource, project: int, job_id: str, attempt: int, data_key: bytes
+) -> OutputWriter:
+    """A worker's writer for the attempt it has claimed."""
+    return OutputWriter(JetStreamOutputBackend(connection, clock, ids), ids, project, job_id, attempt, data_key)

@@ -1,0 +1,94 @@
+"""Connections to Postgres: how they are opened, what they return, what their failures mean.
+
+Rows come back as API.md shows them: instants as RFC 3339 text in UTC with ``Z``, UUIDs as text, JSON as Python objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.adapt import Loader
+from psycopg.rows import dict_row
+
+from aura.errors import Unavailable
+
+Connection = AsyncConnection[dict[str, Any]]
+
+#: Channel on which a committed checkpoint is announced; the payload is ``<epoch>:<seq>``.
+CHANNEL = "aura_projected"
+
+#: Session settings of every connection. JIT costs more than any of our queries.
+_OPTIONS = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=iso_8601 -c jit=off"
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "connect_timeout": 10}
+
+
+class _Rfc3339(Loader):
+    """``2026-11-22 02:35:25.000123+00`` (session in UTC) → ``2026-11-22T02:35:25.000123Z``."""
+
+    def load(self, data: Any) -> str:
+        text = bytes(data).decode()
+        if text.endswith("+00"):
+            day, _, rest = text[:-3].partition(" ")
+            clock, _, fraction = rest.partition(".")
+            return f"{day}T{clock}.{fraction:0<6}Z"
+        return text
+
+
+class _Text(Loader):
+    def load(self, data: Any) -> str:
+        return bytes(data).decode()
+
+
+class _Json(Loader):
+    def load(self, data: Any) -> Any:
+        return orjson.loads(bytes(data))
+
+
+def adapt(connection: AsyncConnection[Any]) -> None:
+    """Register how values come back on this connection."""
+    adapters = connection.adapters
+    adapters.register_loader("timestamptz", _Rfc3339)
+    adapters.register_loader("uuid", _Text)
+    adapters.register_loader("json", _Json)
+    adapters.register_loader("jsonb", _Json)
+
+
+def parameters(application_name: str, *, read_only: bool = False, statement_timeout_s: float | None = None) -> dict[str, Any]:
+    """Keyword arguments for ``connect`` or a pool."""
+    options = _OPTIONS
+    if read_only:
+        options += " -c default_transaction_read_only=on"
+    if statement_timeout_s is not None:
+        options += f" -c statement_timeout={int(statement_timeout_s * 1000)}"
+    return {
+        "autocommit": True,
+        "application_name": application_name,
+        "options": options,
+        "row_factory": dict_row,
+        **_KEEPALIVE,
+    }
+
+
+async def connect(conninfo: str, application_name: str) -> Connection:
+    """A connection of the projector. Raises ``psycopg.OperationalError``."""
+    connection: Connection = await AsyncConnection.connect(conninfo, **parameters(application_name))
+    adapt(connection)
+    return connection
+
+
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Turns failures of the server or of the way to it into ``Unavailable``; ours stay what they are."""
+    try:
+        yield
+    except psycopg.errors.QueryCanceled as error:
+        raise Unavailable("the query took too long") from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise Unavailable("the read models are not there yet") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unavailable("the read models do not answer") from error

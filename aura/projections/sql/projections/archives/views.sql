@@ -1,0 +1,1 @@
+CREATE VIEW read.archives AS SELECT * FROM {schema}.archives;

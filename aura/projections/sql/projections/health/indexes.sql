@@ -1,0 +1,1 @@
+CREATE INDEX heartbeats_model ON {schema}.heartbeats (model, seq);

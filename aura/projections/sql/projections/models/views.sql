@@ -1,0 +1,1 @@
+CREATE VIEW read.models AS SELECT * FROM {schema}.models;

@@ -1,0 +1,1 @@
+COPY {schema}.timeline (seq, kind, entity, project_id, type, stored_ns, ts, actor, state) FROM STDIN

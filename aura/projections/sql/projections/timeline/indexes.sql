@@ -1,0 +1,1 @@
+CREATE INDEX timeline_entity ON {schema}.timeline (entity, seq);

@@ -1,0 +1,15 @@
+-- open_jobs: everything a planner needs of every open job: facts, carried state, last sequence, and where the
+-- jobs stand that it still waits for (null = none; met ones are left out).
+SELECT f.id, f.project_id, f.root_job_id, f.title, f.task_type, f.role, f.created_seq, f.created_at, f.session_id,
+       f.timeout_s, f.queue_timeout_s, f.run_at, f.concurrency_key, f.max_attempts,
+       s.status, s.model AS assigned_model, s.worker, s.attempt, s.spent, s.priority, s.not_before, s.lease_ttl_s, s.queued_at,
+       s.assigned_at, s.claimed_at, s.seq, s.state::json AS state,
+       CASE WHEN f.depends_on IS NOT NULL AND s.status = 'QUEUED' THEN (
+           SELECT json_object_agg(d.id, d.status) FROM read.job_states d
+            WHERE d.id = ANY(f.depends_on) AND d.status <> 'COMPLETED'
+       ) END AS unmet_deps
+  FROM read.job_kinds k
+  JOIN read.job_states s ON s.kind = k.kind AND s.status = k.status
+  JOIN read.job_facts f ON f.id = s.id
+ WHERE k.status IN ('QUEUED', 'ASSIGNED', 'IN_PROGRESS')
+   AND s.role = k.role AND coalesce(s.model, '') = k.model

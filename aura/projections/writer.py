@@ -1,0 +1,297 @@
+"""Rows and checkpoint in one transaction (G4); poison isolated and quarantined (G17).
+
+A batch is folded (no I/O) and then committed in one pipeline: the conditional move of each checkpoint, then every statement of
+every projection, then COMMIT. Failure cases:
+
+* connection lost, server killed: the transaction is gone or committed whole; the next start reads the checkpoint and goes on.
+* another projector committed first, or a rebuild switched versions: the checkpoint is not where we left it, the whole
+  transaction fails with ``StaleCheckpoint`` and nothing of it stays.
+* an event that cannot be applied: found while folding, or by Postgres refusing its values. In the second case the batch is
+  tried again by halves, entity by entity, in transactions that are rolled back, until the culprits are known. A culprit's
+  events are kept aside from its first refused one on, in that projection only; all other rows are committed as if it were
+  not there. If Postgres refuses the batch but no entity alone, nothing is written and the error is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import psycopg
+import structlog
+
+from aura.errors import AuraError
+from aura.log.store import Recorded
+from aura.projections import sql
+from aura.projections.checkpoint import sha256
+from aura.projections.connection import CHANNEL, Connection
+from aura.projections.decoding import LogEvent
+from aura.projections.projection import Write
+from aura.projections.versions import Version
+
+_log = structlog.get_logger("aura.projections")
+Entity = tuple[str, str]
+_UNAPPLICABLE = (AuraError, KeyError, TypeError, ValueError, AttributeError)
+
+
+class StaleCheckpoint(AuraError):
+    """Somebody else moved the checkpoint: start over from what Postgres says."""
+
+    code = "stale_checkpoint"
+
+
+@dataclass(slots=True)
+class Aside:
+    """Events of one entity kept aside in one batch. ``reason`` is set when this batch is what quarantines it."""
+
+    subject: str
+    seq: int
+    last_seq: int
+    events: int = 1
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Folded:
+    """What one batch does to one version."""
+
+    version: Version
+    writes: list[Write] = field(default_factory=list)
+    aside: dict[Entity, Aside] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A folded batch. ``events`` are kept so that it can be folded again."""
+
+    events: list[LogEvent]
+    last: Recorded
+    folded: list[Folded]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An entity that was quarantined by a commit."""
+
+    projection: str
+    kind: str
+    entity: str
+    seq: int
+    reason: str
+
+
+class Writer:
+    """Writes batches of one stream to the versions it is given, over one connection."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        versions: Sequence[Version],
+        *,
+        epoch: str,
+        decode: Callable[[Recorded], LogEvent],
+        announce: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.versions = list(versions)
+        self._epoch = epoch
+        self._decode = decode
+        self._announce = announce
+        self._generation = 0
+
+    @property
+    def seq(self) -> int:
+        """Up to where every version has the log."""
+        return min(version.seq for version in self.versions)
+
+    def fold(self, recorded: Sequence[Recorded]) -> Batch:
+        """Decode and fold. Pure but for the versions' checkpoints and quarantines, which it reads."""
+        events = [self._decode(one) for one in recorded]
+        return self._fold(events, recorded[-1])
+
+    def _fold(self, events: list[LogEvent], last: Recorded) -> Batch:
+        folded = [fold_events(version, events) for version in self.versions if version.seq < last.seq]
+        return Batch(events, last, folded, self._generation)
+
+    async def commit(self, batch: Batch) -> list[Quarantined]:
+        """Write a batch; returns what it quarantined. Raises ``StaleCheckpoint`` and ``psycopg.Error``."""
+        if batch.generation != self._generation:
+            batch = self._fold(batch.events, batch.last)
+        with _stale_checkpoint():
+            try:
+                await self._transact(batch)
+            except psycopg.Error as error:
+                if not _is_data_error(error):
+                    raise
+                batch = await self._without_culprits(batch, error)
+                await self._transact(batch)
+        return self._committed(batch)
+
+    def _committed(self, batch: Batch) -> list[Quarantined]:
+        quarantined = []
+        for folded in batch.folded:
+            version = folded.version
+            version.seq, version.epoch, version.sha256 = batch.last.seq, self._epoch, sha256(batch.last.body)
+            for (kind, entity), aside in folded.aside.items():
+                if aside.reason is not None:
+                    version.quarantined.add((kind, entity))
+                    quarantined.append(Quarantined(version.name, kind, entity, aside.seq, aside.reason))
+        if quarantined:
+            self._generation += 1
+        return quarantined
+
+    async def _transact(self, batch: Batch) -> None:
+        """Checkpoints first: they are locked and compared before any row is written, so that what a projector that was
+        overtaken would write again is never mistaken for poison."""
+        connection = self.connection
+        copies = [(one.version, write) for one in batch.folded for write in one.writes if write.copy is not None]
+        if not copies:
+            async with connection.pipeline(), connection.transaction():
+                await self._statements(batch)
+            return
+        async with connection.transaction():  # a COPY cannot be pipelined: a few round trips more
+            async with connection.pipeline():
+                await self._statements(batch)
+            for version, write in copies:
+                await self._copy(version, write)
+
+    async def _statements(self, batch: Batch) -> None:
+        await self._advance([folded.version for folded in batch.folded], batch.last)
+        for folded in batch.folded:
+            for write in folded.writes:
+                if write.copy is None:
+                    await self._write(folded.version, write)
+            if folded.aside:
+                await self._keep_aside(folded)
+        if self._announce:
+            await self.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{self._epoch}:{batch.last.seq}"))
+
+    async def _advance(self, moving: Sequence[Version], last: Recorded) -> None:
+        moved = (last.seq, sha256(last.body), last.stored_at_ns)
+        for version in moving:
+            await self.execute(
+                "SELECT aura.advance(%s, %s, %s, %s, %s, %s, %s, %s)",
+                (version.name, version.version, version.status, version.seq, self._epoch, *moved),
+            )
+
+    async def _write(self, version: Version, write: Write) -> None:
+        text = sql.for_schema(write.sql, version.schema)
+        await self.execute(text, {"rows": orjson.dumps(write.rows).decode(), **(write.params or {})})
+
+    async def _copy(self, version: Version, write: Write) -> None:
+        assert write.copy is not None
+        async with self.connection.cursor() as cursor, cursor.copy(sql.for_schema(write.sql, version.schema)) as copy:
+            await copy.write(write.copy)
+
+    async def apply(self, folded: Folded) -> None:
+        """Run a folded batch's statements in the transaction that the caller has open."""
+        for write in folded.writes:
+            await (self._write if write.copy is None else self._copy)(folded.version, write)
+
+    async def execute(self, text: str, params: Any = None) -> None:
+        """Every statement of a transaction passes here, so that a test can fail any one of them."""
+        await self.connection.execute(text, params)
+
+    async def _keep_aside(self, folded: Folded) -> None:
+        rows = [
+            {"kind": kind, "entity": entity, "seq": one.seq, "last_seq": one.last_seq, "events": one.events}
+            | {"subject": one.subject[:500], "reason": one.reason or ""}
+            for (kind, entity), one in folded.aside.items()
+        ]
+        params = (folded.version.name, folded.version.version, orjson.dumps(rows).decode())
+        await self.execute(sql.text("projections/keep_aside"), params)
+
+    # --- poison that only Postgres recognises
+
+    async def _without_culprits(self, batch: Batch, error: psycopg.Error) -> Batch:
+        reason = (error.diag.message_primary or type(error).__name__)[:200]
+        culprits: dict[str, set[Entity]] = {}
+        for folded in batch.folded:
+            entities = sorted({(event.kind, event.entity) for event in batch.events})
+            if found := await self._culprits(folded.version, batch, entities):
+                culprits[folded.version.name] = set(found)
+        if not culprits:
+            raise error
+        _log.error("postgres refused rows", reason=reason, culprits={name: len(found) for name, found in culprits.items()})
+        folded_again = [
+            fold_events(folded.version, batch.events, refused=culprits.get(folded.version.name, set()), reason=reason)
+            for folded in batch.folded
+        ]
+        return Batch(batch.events, batch.last, folded_again, self._generation)
+
+    async def _culprits(self, version: Version, batch: Batch, entities: list[Entity]) -> list[Entity]:
+        chosen = set(entities)
+        subset = [event for event in batch.events if (event.kind, event.entity) in chosen]
+        if await self._applies(version, subset, batch.last):
+            return []
+        if len(entities) == 1:
+            return entities
+        middle = len(entities) // 2
+        first = await self._culprits(version, batch, entities[:middle])
+        return first + await self._culprits(version, batch, entities[middle:])
+
+    async def _applies(self, version: Version, events: list[LogEvent], last: Recorded) -> bool:
+        """Whether Postgres takes these events' rows. Changes nothing."""
+        try:
+            async with self.connection.transaction(force_rollback=True):
+                await self._advance([version], last)
+                await self.apply(fold_events(version, events))
+        except psycopg.Error as error:
+            if _is_data_error(error):
+                return False
+            raise
+        return True
+
+
+def fold_events(
+    version: Version, events: Sequence[LogEvent], *, refused: frozenset[Entity] | set[Entity] = frozenset(), reason: str = ""
+) -> Folded:
+    """Fold events into one version, keeping aside those of entities that are quarantined, poison or ``refused``."""
+    found = Folded(version)
+    if not events:
+        return found
+    fold = version.projection.fold(events[0].seq)
+    add, seq, aside, quarantined = fold.add, version.seq, found.aside, version.quarantined
+    kinds = version.projection.kinds
+    for event in events:
+        if event.seq <= seq or (kinds is not None and event.kind not in kinds):
+            continue
+        key = (event.kind, event.entity)
+        if key in aside:
+            aside[key].events += 1
+            aside[key].last_seq = event.seq
+            continue
+        if key in quarantined:
+            aside[key] = Aside(event.subject, event.seq, event.seq)
+            continue
+        problem = event.poison
+        if problem is None and key in refused:
+            problem = reason
+        if problem is None:
+            try:
+                add(event)
+                continue
+            except _UNAPPLICABLE as error:
+                problem = f"cannot be applied: {type(error).__name__}"
+        aside[key] = Aside(event.subject, event.seq, event.seq, reason=problem)
+    found.writes = fold.writes()
+    return found
+
+
+@contextmanager
+def _stale_checkpoint() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate == "AU002":
+            raise StaleCheckpoint(str(error.diag.message_primary)) from error
+        raise
+
+
+def _is_data_error(error: psycopg.Error) -> bool:
+    """The values are at fault, not the server: data exceptions, violated constraints, limits, unknown rows."""
+    return error.sqlstate is not None and (error.sqlstate[:2] in ("22", "23", "54") or error.sqlstate == "AU001")

@@ -1,0 +1,153 @@
+"""An attempt's output on its way: collected for about 20 ms, then stored, one write at a time.
+
+::
+
+    write → pending ──20 ms, or flush──▶ one message per run of the same kind ──stored──▶ …
+              └ more than MAX_PENDING bytes: write waits (back-pressure)
+
+Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
+records it has, and exactly the rest is written again. Text that arrives within one collection becomes one record. Another writer under
+our attempt means that we are fenced: nothing is written any more, and ``write`` and ``flush`` say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from aura.clock import Clock, rfc3339
+from aura.errors import AuraError, Fenced, Refused, WrongExpectedSequence
+from aura.events.subjects import OutputKind
+from aura.log.output import OutputWriter
+from aura.worker.backoff import Backoff
+from aura.worker.context import MAX_CHUNK
+
+log = structlog.get_logger("aura.worker")
+
+COLLECT_S = 0.02
+#: Characters that may wait to be stored.
+MAX_PENDING = 1024 * 1024
+#: Most records in one write; the writer splits further by bytes.
+MAX_RECORDS = 1_000
+
+Record = dict[str, Any]
+
+
+class CollectedOutput:
+    """See the module docstring; implements :class:`aura.worker.link.Output`."""
+
+    def __init__(self, writer: OutputWriter, clock: Clock, backoff: Callable[[], Backoff]) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._backoff = backoff
+        self._pending: list[tuple[OutputKind, Record]] = []
+        self._size = 0
+        self._accepted = 0
+        self._pump: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._over: Exception | None = None
+        self._discarded = False
+
+    @property
+    def count(self) -> int:
+        """How many records were accepted."""
+        return self._accepted
+
+    async def write(self, kind: OutputKind, record: Record) -> None:
+        """Accept one record. Raises ``Fenced``, or what made the output impossible."""
+        if self._over is not None:
+            raise self._over
+        if self._discarded:
+            return
+        text = record.get("chunk") or record.get("line") or ""
+        if not (kind == "stream" and self._joined(record)):
+            self._pending.append((kind, {"ts": rfc3339(self._clock.now()), **record}))
+            self._accepted += 1
+        self._size += len(text) + 64
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._run())
+        if self._size > MAX_PENDING:
+            self._hurry.set()
+            self._room.clear()
+            await self._room.wait()
+
+    def _joined(self, record: Record) -> bool:
+        """Whether the text could be added to the record that is already waiting."""
+        if not self._pending:
+            return False
+        kind, last = self._pending[-1]
+        if kind != "stream" or last["final"] or len(last["chunk"]) + len(record["chunk"]) > MAX_CHUNK:
+            return False
+        last["chunk"] += record["chunk"]
+        last["final"] = record["final"]
+        return True
+
+    async def flush(self) -> None:
+        """Return when everything accepted is stored. Raises ``Fenced``, or what made the output impossible."""
+        while self._pump is not None and not self._pump.done():
+            self._hurry.set()
+            await asyncio.wait({self._pump})
+        if self._over is not None:
+            raise self._over
+
+    def discard(self) -> None:
+        """Write nothing more."""
+        self._discarded = True
+        self._pending.clear()
+        self._room.set()
+        if self._pump is not None:
+            self._pump.cancel()
+
+    async def _run(self) -> None:
+        try:
+            while self._pending:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(COLLECT_S):
+                        await self._hurry.wait()
+                self._hurry.clear()
+                taken, self._pending, self._size = self._pending, [], 0
+                self._room.set()
+                await self._store(taken)
+        except WrongExpectedSequence:
+            self._over = Fenced("another attempt writes this job's output")
+        except AuraError as error:
+            self._over = error
+        finally:
+            self._room.set()
+
+    async def _store(self, taken: list[tuple[OutputKind, Record]]) -> None:
+        """Store these records, however often the log goes away meanwhile. Raises ``WrongExpectedSequence``, ``TooLarge``."""
+        base = self._writer.count
+        pause: Backoff | None = None
+        resume = False
+        while (stored := self._writer.count - base) < len(taken):
+            try:
+                if resume:
+                    await self._writer.resume()
+                    resume = False
+                    continue
+                kind, run = _run_of_one_kind(taken, stored)
+                await self._writer.write(kind, run)
+            except (WrongExpectedSequence, Refused):
+                raise
+            except AuraError as error:
+                pause = pause or self._backoff()
+                resume = True
+                log.warning("worker.output_waits", code=error.code, detail=error.detail)
+                await pause.wait()
+
+
+def _run_of_one_kind(records: list[tuple[OutputKind, Record]], start: int) -> tuple[OutputKind, list[Record]]:
+    kind = records[start][0]
+    run: list[Record] = []
+    for next_kind, record in records[start : start + MAX_RECORDS]:
+        if next_kind != kind:
+            break
+        run.append(record)
+    return kind, run
