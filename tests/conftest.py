@@ -3,6 +3,7 @@
 ==================  =========  ========================================================================================
 ``nats_server``     session    one nats-server with accounts, shared: for tests that do not care what is in it
 ``fresh_nats``      function   a nats-server of the test's own (60 ms); may be killed and started again
+``streams``         function   that, with the streams made by ``admin`` and a pool ``m`` by ``scheduler``
 ``pg_server``       session    one Postgres
 ``database``        function   an empty database in it, dropped afterwards
 ``read_models``     function   the same with the projections' migrations applied
@@ -19,6 +20,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from aura.clock import SystemClock
+from aura.ids import SystemIds
+from aura.log import connection, topology
+from aura.runtime import permissions
 from aura.runtime.nats_accounts import NatsAccounts
 from tests.support import servers
 from tests.support.servers import Database, NatsServer, PostgresServer
@@ -89,3 +94,17 @@ async def read_models(pg_server: PostgresServer) -> AsyncIterator[Database]:
     made = await pg_server.create_database(await pg_server.template("migrated", servers.migrated))
     yield made
     await pg_server.drop_database(made.name)
+
+
+@pytest_asyncio.fixture
+async def streams(fresh_nats: NatsServer) -> AsyncIterator[NatsServer]:
+    """A server whose streams the ``admin`` user made, and the pool ``m`` that the ``scheduler`` made."""
+    clock, ids = SystemClock(), SystemIds()
+    admin = await connection.connect(fresh_nats.url, fresh_nats.creds("admin"))
+    report = await topology.ensure(admin, clock, ids)
+    assert (report.created, report.drift) == (list(permissions.STREAMS), [])
+    await admin.close()
+    scheduler = await connection.connect(fresh_nats.url, fresh_nats.creds("scheduler"))
+    await topology.Pools(scheduler, clock, ids).ensure("m")
+    await scheduler.close()
+    yield fresh_nats

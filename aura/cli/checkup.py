@@ -79,7 +79,9 @@ class _Checkup:
                 except AuraError as error:
                     found = Finding(name, "fail", error.detail or error.code, "see the logs: " + str(self._logs))
                 except Exception as error:  # noqa: BLE001 - a check that breaks is a finding, not the end of the others
-                    found = Finding(name, "fail", f"{type(error).__name__}: {error}", "see the logs: " + str(self._logs))
+                    found = Finding(
+                        name, "fail", f"{type(error).__name__}: {error}", "see the logs: " + str(self._logs)
+                    )
                 yield replace(found, check=name)
 
     @property
@@ -127,7 +129,9 @@ class _Checkup:
             except OSError:
                 text = f"does not run on {settings.data_dir}, and port {settings.port} belongs to somebody else"
                 return Finding("", "fail", text, "start `aura up --port 0`, or name the folder with --data")
-        return Finding("", "fail", f"does not run on {settings.data_dir}", "start `aura up`, or name the folder with --data")
+        return Finding(
+            "", "fail", f"does not run on {settings.data_dir}", "start `aura up`, or name the folder with --data"
+        )
 
     async def _nats(self) -> Finding:
         from aura.log.connection import connect
@@ -201,7 +205,9 @@ class _Checkup:
         lag = max((row["lag_events"] or 0 for row in rows), default=0)
         text = f"{len(rows)} read models, {lag} events behind"
         if kept:
-            return Finding("", "warn", f"{text}; quarantined: {kept[0]['entity']} ({kept[0]['reason']})", "see read.quarantine")
+            return Finding(
+                "", "warn", f"{text}; quarantined: {kept[0]['entity']} ({kept[0]['reason']})", "see read.quarantine"
+            )
         if not rows or lag > MUCH_LAG:
             return Finding("", "fail", text, f"start `aura projector`; if it runs, see {self._logs / 'projector.log'}")
         return Finding("", "ok", text)
@@ -224,7 +230,9 @@ class _Checkup:
             return Finding("", "ok", f"ready at {self._url}")
         checks = response.json().get("checks", {}) if "json" in response.headers.get("content-type", "") else {}
         wrong = "; ".join(f"{name}: {state}" for name, state in checks.items() if state != "ok")
-        return Finding("", "fail", wrong or f"{self._url} answered {response.status_code}", "mend what is named above it")
+        return Finding(
+            "", "fail", wrong or f"{self._url} answered {response.status_code}", "mend what is named above it"
+        )
 
     async def _workers(self) -> Finding:
         import httpx
@@ -252,7 +260,9 @@ class _Checkup:
         skew_s = (datetime.fromtimestamp(self._clock.now().timestamp(), UTC) - there).total_seconds()
         if abs(skew_s) > SKEW_S:
             text = f"the gateway's clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} ours"
-            return Finding("", "warn", text, "use NTP; delays and times in events are off, safety does not depend on it")
+            return Finding(
+                "", "warn", text, "use NTP; delays and times in events are off, safety does not depend on it"
+            )
         return Finding("", "ok", "agrees with the gateway's")
 
 

@@ -54,7 +54,7 @@ async def lifecycle(url: str, since: int | None = None, last: int | None = None)
                 if event.get("type") == "reset":
                     tell(f"aura: the log was reset ({event.get('reason')}); some events may be missing here")
                 if isinstance(seq := event.get("seq"), int):
-                    cursor = seq
+                    cursor = max(cursor or 0, seq)
                 yield event
             connected = True
         except Unavailable as error:

@@ -60,7 +60,7 @@ class AttemptOperations(Operations):
             queued = head.state.status is JobStatus.QUEUED
             met = head.state.deps == 0 or not queued or await self._dependencies_met(head)
             fallback = request.model or self._policy.model_for(head.state.role)
-            return c.ClaimJob(request.worker_id, ttl, fallback_model=fallback, dependencies_met=met)
+            return c.ClaimJob(request.worker_id, ttl, fallback_model=fallback, dependencies_met=met, offered=request.offered)
 
         outcome = await self.jobs.execute(job_id, intent, caller, self._key("claim", job_id, request, caller))
         event = await self._event_at(outcome)

@@ -123,6 +123,7 @@ class JobHandler:
         state = evolve(head.state, event)
         if key is not None:
             state = state.remembering(SeenKey(key.key, key.body))
+        state = job_state.fitting(state)
         return self.seal(head.project, head.job_id, event, state, caller, expected_seq=head.seq), state
 
     def seal(

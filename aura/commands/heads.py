@@ -129,5 +129,4 @@ def step(state: JobState | None, event: catalogue.Event, flat: dict[str, object]
             key, body, _ = str(used[-1]).split(".")
             folded = folded.remembering(job_state.SeenKey(key, body))
     # Keys that 512 bytes could not hold are forgotten by the carried form; the fold forgets the same ones.
-    kept = job_state.from_json(job_state.to_json(folded)) if folded.keys else folded
-    return job_state.placed(kept or folded, seq)
+    return job_state.placed(job_state.fitting(folded), seq)

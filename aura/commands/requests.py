@@ -57,8 +57,8 @@ JobId = Annotated[str, AfterValidator(_job_id)]
 Title = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_text)]
 Reason = Annotated[str, Field(max_length=200), AfterValidator(_text)]
 Role = Annotated[str, AfterValidator(_name)]
-TaskType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}\z")]
-Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}\z")]
+TaskType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
+Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Project = Annotated[int, Field(ge=1, le=MAX_PROJECT, strict=True)]
 Attempt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Output = Annotated[str, Field(max_length=MAX_CHUNK), AfterValidator(_no_nul)]
@@ -107,11 +107,13 @@ class Assign(Request):
 
 
 class Claim(Request):
-    """Start an attempt. The lease runs ``lease_ttl_s`` seconds after each heartbeat."""
+    """Start an attempt. The lease runs ``lease_ttl_s`` seconds after each heartbeat. ``offered``: answers an assignment that the pool
+    delivered, and is refused if that was taken back meanwhile (pool paused, concurrency key busy)."""
 
     worker_id: Name
     lease_ttl_s: Annotated[float, Field(ge=5, le=3_600)] | None = None
     model: Name | None = None
+    offered: bool = False
 
 
 class Heartbeat(Request):

@@ -112,6 +112,8 @@ def _claim(state: JobState, command: c.ClaimJob, now: datetime) -> list[e.JobEve
     if state.status not in (JobStatus.QUEUED, JobStatus.ASSIGNED):
         raise _not_in(state, "claimed")
     if state.status is JobStatus.QUEUED:
+        if command.offered:
+            raise Conflict("the assignment was taken back", status=state.status)
         if state.not_before is not None and parse_rfc3339(state.not_before) > now:
             raise Conflict(f"the job is not due before {state.not_before}", status=state.status)
         if not command.dependencies_met:

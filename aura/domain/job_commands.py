@@ -41,12 +41,14 @@ class UnassignJob:
 @dataclass(frozen=True, slots=True)
 class ClaimJob:
     """A worker wants to start an attempt. ``fallback_model`` names the pool when the job was never assigned;
-    ``dependencies_met`` is looked up by the handler when the state says there are dependencies."""
+    ``dependencies_met`` is looked up by the handler when the state says there are dependencies. ``offered``: the worker answers an
+    assignment; if that was taken back meanwhile (pool paused, concurrency key busy), the job is not its to claim."""
 
     worker_id: str
     lease_ttl_s: float
     fallback_model: str
     dependencies_met: bool = True
+    offered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

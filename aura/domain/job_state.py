@@ -101,6 +101,15 @@ def placed(state: JobState, seq: int) -> JobState:
     return replace(state, keys=(*state.keys[:-1], replace(state.keys[-1], seq=seq)))
 
 
+def fitting(state: JobState) -> JobState:
+    """The state without the oldest keys that its carried form cannot hold. Whoever keeps a state in memory keeps this one, or two
+    processes would remember different keys and the fold would differ from what is carried."""
+    if len(state.keys) < 2:
+        return state
+    kept = len(to_json(state).get("keys", ()))
+    return state if kept == len(state.keys) else replace(state, keys=state.keys[len(state.keys) - kept :])
+
+
 def to_json(state: JobState) -> dict[str, Any]:
     """The carried form. Forgets the oldest keys in the rare case that 512 bytes would not hold them."""
     flat: dict[str, Any] = {"v": STATE_VERSION, "status": state.status.value, "role": state.role}

@@ -43,8 +43,8 @@ _ERROR_TEXT = {
 
 #: The event streams, which are not in the route table because they never end.
 STREAMS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
-    ("/sse/events", "stream_events", LiveQuery, "Every event as it is committed (server-sent events)"),
-    ("/sse/job/{job_id}", "stream_job", JobLiveQuery, "One job's events and output (server-sent events)"),
+    ("/sse/events", "follow_events", LiveQuery, "Every event as it is committed (server-sent events)"),
+    ("/sse/job/{job_id}", "follow_job", JobLiveQuery, "One job's events and output (server-sent events)"),
 )
 
 

@@ -11,6 +11,7 @@ Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` p
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any, cast
 
 import orjson
@@ -19,6 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
+from websockets.http11 import Response
+from websockets.server import ServerProtocol
 
 from aura.gateway.limits import Limits
 from aura.gateway.outlet import Ending, Wire
@@ -65,6 +68,25 @@ class WebSocketOutlet:
         self._protocol.end(code, reason)
 
 
+def _problem(status: int, code: str, detail: str) -> bytes:
+    """A problem from below the application, where there is no request to speak of."""
+    return orjson.dumps(
+        {"type": f"urn:aura:problem:{code}", "title": detail, "status": status, "detail": detail, "code": code}
+    )
+
+
+class _Handshake(ServerProtocol):
+    """websockets' protocol with problems instead of plain text for handshakes that are none. No extensions: no compression."""
+
+    def reject(self, status: HTTPStatus | int, text: str) -> Response:  # noqa: ARG002 - websockets' words are not ours
+        found = super().reject(status, "")
+        found.body = _problem(int(status), "bad_handshake", "not a valid WebSocket handshake")
+        for name, value in (("Content-Length", str(len(found.body))), ("Content-Type", "application/problem+json")):
+            del found.headers[name]
+            found.headers[name] = value
+        return found
+
+
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """See the module docstring."""
 
@@ -72,6 +94,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
+        self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
         self.close_timeout = CLOSE_WAIT_S
         self._fragments = 0
 
@@ -135,6 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
         self._in_head = True
+        self._unparsed = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -147,14 +171,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-            super().data_received(data)
-            # llhttp collects a header's value before it tells us, so bytes are counted where they arrive.
-            if self._in_head and self._head_bytes > self.limits.head_bytes:
-                self._refuse(431, "headers_too_large", "the head of the request is too large")
-        else:
-            super().data_received(data)
+        super().data_received(data)
+        if self._in_head:  # llhttp collects a header before it tells us, so an unfinished head is counted here
+            self._unparsed += len(data)
+            if self._unparsed > self.limits.head_bytes:
+                self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -163,13 +184,24 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.limits.head_bytes:
+            self._refuse_head()
+            raise ValueError("the head is too large")  # stops the parser
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._unparsed = 0
         self._head_done()
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours
         self._refuse(400, "bad_request", "not a valid HTTP request")
+
+    def _refuse_head(self) -> None:
+        self._refuse(431, "headers_too_large", "the head of the request is too large")
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._head_late)
@@ -188,7 +220,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_done()
         if self.transport.is_closing():
             return
-        body = orjson.dumps({"type": "about:blank", "title": detail, "status": status, "detail": detail, "code": code})
+        body = _problem(status, code, detail)
         head = (
             f"HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
             "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"

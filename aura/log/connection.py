@@ -193,6 +193,8 @@ class Connection(Client):
             if task is not None and task.cancelling():
                 raise
             await self.gone()
+        except OSError:  # what was pending could not be sent any more
+            await self.gone()
 
     async def gone(self) -> None:
         for listener in list(self._on_close):

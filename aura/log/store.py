@@ -76,13 +76,16 @@ class EventStore(Protocol):
     async def append(self, append: Append) -> int:
         """Store one event and return its sequence. Concurrent calls may share one flush.
 
-        Raises ``WrongExpectedSequence``, ``TooLarge``, ``Unavailable``.
+        An event that is in the log already, by its id, is not stored again: its sequence is returned. Raises
+        ``WrongExpectedSequence``, ``TooLarge`` (above 32 KiB), ``InvalidRequest`` (a subject or guard that is not the log's),
+        ``Overloaded``, ``Unavailable``.
         """
 
     async def append_batch(self, appends: Sequence[Append]) -> list[int]:
         """Store 1–1,000 events of *distinct* entities, all or none; returns their (contiguous) sequences in order.
 
-        Raises as :meth:`append`; ``WrongExpectedSequence`` when any guard did not hold.
+        Raises as :meth:`append`; ``WrongExpectedSequence`` when any guard did not hold; ``InvalidRequest`` for another number of
+        events, or two of one entity.
         """
 
     async def last(self, guard: str, *, consistent: bool = False) -> Recorded | None:
@@ -103,7 +106,11 @@ class EventStore(Protocol):
         """
 
     def follow(self, from_seq: int) -> AsyncIterator[list[Recorded]]:
-        """Batches from ``from_seq`` and then live, for ever, with contiguous sequences: gaps are filled before delivery."""
+        """Batches from ``from_seq`` and then live, for ever, with contiguous sequences: gaps are filled before delivery.
+
+        Each step yields all that has arrived, without waiting for more. Raises ``LogRegression`` when the log ends before
+        ``from_seq - 1``, or turns out to be another one later. Close the iterator (``aclose``) when done.
+        """
 
     async def identity(self) -> LogIdentity:
         """The log's identity now. Raises ``Unavailable``."""

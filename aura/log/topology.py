@@ -109,6 +109,24 @@ class TopologyReport:
     created: list[str] = field(default_factory=list)
     existing: list[str] = field(default_factory=list)
     drift: list[Drift] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+async def inspect(connection: Connection, clock: Clock, ids: IdSource, *, replicas: int = 1) -> TopologyReport:
+    """Compare and change nothing (``aura doctor``). Raises ``Unavailable`` while JetStream does not answer."""
+    inbox = inbox_of(connection, clock, ids)
+    report = TopologyReport()
+    for config in desired_streams(replicas):
+        name = config["name"]
+        found = await _stream_config(inbox, name)
+        if found is None:
+            report.missing.append(name)
+            continue
+        report.existing.append(name)
+        if name == "AURA_LOG":
+            report.epoch = (found.get("metadata") or {}).get(EPOCH_KEY, "")
+        report.drift.extend(_differences(config, found))
+    return report
 
 
 async def ensure(connection: Connection, clock: Clock, ids: IdSource, *, replicas: int = 1) -> TopologyReport:

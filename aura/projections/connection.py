@@ -58,11 +58,15 @@ def adapt(connection: AsyncConnection[Any]) -> None:
     adapters.register_loader("jsonb", _Json)
 
 
-def parameters(application_name: str, *, read_only: bool = False, statement_timeout_s: float | None = None) -> dict[str, Any]:
+def parameters(
+    application_name: str, *, read_only: bool = False, statement_timeout_s: float | None = None, bitmaps: bool = True
+) -> dict[str, Any]:
     """Keyword arguments for ``connect`` or a pool."""
     options = _OPTIONS
     if read_only:
         options += " -c default_transaction_read_only=on"
+    if not bitmaps:
+        options += " -c enable_bitmapscan=off"
     if statement_timeout_s is not None:
         options += f" -c statement_timeout={int(statement_timeout_s * 1000)}"
     return {

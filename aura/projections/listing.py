@@ -1,14 +1,12 @@
 """Lists of jobs: any combination of filters, newest first, bounded work whatever the data (≤ 20 ms at a million jobs).
 
-How a page is found, cheapest first:
+How a page is found:
 
-======================================  =================================================================================
-no filter, or only a project            the index on ``created_seq`` (``jobs_newest``)
-status, role, model in any combination  at most :data:`MAX_KINDS` ordered index ranges, merged (``jobs_by_kind``)
-… matching more kinds than that         the newest :data:`WINDOW` jobs are looked at (``jobs_scan``)
-``q``, few jobs match the other filters all of those are looked at (``jobs_by_kind`` with the text)
-``q``                                   the newest :data:`WINDOW` jobs, then the trigram index bucket by bucket
-======================================  =================================================================================
+* No filter, or only a project: the index on ``created_seq`` (``jobs_newest``).
+* Status, role and model in any combination: the matching kinds (``jobs.kind_of``) are ordered index ranges, merged (``jobs_by_kind``).
+* The same, matching more than :data:`MAX_KINDS` kinds: the newest :data:`WINDOW` jobs are looked at (``jobs_scan``).
+* With a text: the newest jobs that match the rest are looked at (frequent texts are found there); if that does not fill the page,
+  the trigram index gets :data:`SEARCH_S` (rare texts are found there); if it does not manage, more of the newest are looked at.
 
 A search that has done its share of work ends the page early, with a cursor that goes on from where it stopped: such a page may
 hold fewer jobs than asked for, even none, and is not the last one as long as it has a cursor.
@@ -25,24 +23,28 @@ from aura.domain.job_state import JobStatus
 from aura.errors import InvalidRequest
 from aura.events import subjects
 from aura.projections import cursors
-from aura.projections.projection import BLOCK_BITS
 
 MAX_LIMIT = 1_000
 MAX_QUERY = 200
 #: Most index ranges merged, and most rows taken from all of them together.
 MAX_KINDS = 64
-MAX_MERGED = 40_000
-#: How many jobs one scan looks at, and one as-of scan (each costs an index look-up more).
+MAX_MERGED = 20_000
+#: How many jobs one scan looks at: neighbours; jobs found by kind or as of the past (each costs a look-up elsewhere).
 WINDOW = 4_000
+KIND_WINDOW = 1_500
 AS_OF_WINDOW = 1_000
-#: Buckets per search statement, and when to stop and give a cursor instead.
-BUCKETS = 32
-BUDGET_S = 0.008
+#: What the trigram index may take, and when to stop looking and give a cursor instead.
+SEARCH_S = 0.008
+BUDGET_S = 0.012
+#: How far a scan came, on each of its rows.
+SCAN_COLUMNS = ("scanned", "scanned_to", "hits", "hits_to")
 #: Before the first page.
 NEWEST = 2**62
 
-#: Runs a named query and returns its rows.
+#: Runs a named query and returns its rows; tries one for some seconds and returns ``None`` if that is not enough.
 Run = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
+Try = Callable[[str, dict[str, Any], float], Awaitable[list[dict[str, Any]] | None]]
+Found = tuple[list[dict[str, Any]], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +119,9 @@ def check_limit(limit: int) -> int:
 class Listing:
     """Finds pages. ``searchable`` says whether the trigram index exists."""
 
-    def __init__(self, run: Run, clock: Clock, *, searchable: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, run: Run, attempt: Try, clock: Clock, *, searchable: Callable[[], Awaitable[bool]]) -> None:
         self._run = run
+        self._try = attempt
         self._clock = clock
         self._searchable = searchable
 
@@ -128,64 +131,56 @@ class Listing:
         question = [*wanted.question, as_of]
         before = NEWEST if cursor is None else cursors.decode(cursor, question)
         if as_of is not None:
-            rows, place = await self._scan("jobs_as_of", wanted, before, limit, AS_OF_WINDOW, {"as_of": as_of, "id": None})
+            more = {"as_of": as_of, "id": None}
+            rows, place = await self._scan("jobs_as_of", wanted.params | more, before, limit, AS_OF_WINDOW)
         else:
             rows, place = await self._find(wanted, before, limit)
         return Page(rows, None if place is None else cursors.encode(place, question))
 
-    async def _find(self, wanted: JobFilter, before: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
+    async def _find(self, wanted: JobFilter, before: int, limit: int) -> Found:
         """Rows, and the place before which to go on (``None``: nothing is left)."""
         params = wanted.params
-        if not (wanted.status or wanted.role or wanted.model or wanted.q):
-            return self._full(await self._run("jobs_newest", params | {"before": before, "limit": limit}), limit)
+        if not (wanted.status or wanted.role or wanted.model):
+            if not wanted.q:
+                return _full(await self._run("jobs_newest", params | {"before": before, "limit": limit}), limit)
+            return await self._search("jobs_scan", WINDOW, wanted, before, limit)
         of_project = "" if wanted.project_id is None else "_of_project"
-        counted = (await self._run(f"count_kinds{of_project}", params))[0]
-        if counted["kinds"] == 0:
+        kinds = (await self._run(f"count_kinds{of_project}", params))[0]["kinds"]
+        if kinds == 0:
             return [], None
-        # The counts are of now and the page may be read a moment later: a little room for what is created meanwhile.
-        few = counted["jobs"] <= WINDOW // 2
-        if counted["kinds"] <= MAX_KINDS and counted["kinds"] * limit <= MAX_MERGED and (few or not wanted.q):
-            taken = WINDOW if wanted.q else limit
-            rows = await self._run(f"jobs_by_kind{of_project}", params | {"before": before, "limit": taken})
-            if wanted.q:
-                return rows[:limit], rows[limit - 1]["created_seq"] if len(rows) > limit else None
-            return self._full(rows, limit)
-        return await self._search(wanted, before, limit)
+        if kinds > MAX_KINDS or kinds * limit > MAX_MERGED:
+            return await self._search("jobs_scan", WINDOW, wanted, before, limit)
+        by_kind = f"jobs_by_kind{of_project}"
+        if not wanted.q:
+            return await self._scan(by_kind, params, before, limit, limit)
+        window = min(KIND_WINDOW, MAX_MERGED // kinds)
+        return await self._search(by_kind, window, wanted, before, limit)
 
-    @staticmethod
-    def _full(rows: list[dict[str, Any]], limit: int) -> tuple[list[dict[str, Any]], int | None]:
-        return rows, rows[-1]["created_seq"] if len(rows) == limit else None
-
-    async def _search(self, wanted: JobFilter, before: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
+    async def _search(self, scan: str, window: int, wanted: JobFilter, before: int, limit: int) -> Found:
         began = self._clock.monotonic_s()
-        rows, place = await self._scan("jobs_scan", wanted, before, limit, WINDOW, {})
+        rows, place = await self._scan(scan, wanted.params, before, limit, window)
+        if place is not None and len(rows) < limit and wanted.q and len(wanted.q) >= 3 and await self._searchable():
+            params = wanted.params | {"before": place, "limit": limit - len(rows)}
+            hits = await self._try("jobs_search", params, SEARCH_S)
+            if hits is not None:
+                found = await self._run("jobs_by_id", {"ids": [hit["id"] for hit in hits]}) if hits else []
+                return _full(rows + found, limit)
         while place is not None and len(rows) < limit and self._clock.monotonic_s() - began < BUDGET_S:
-            if wanted.q and len(wanted.q) >= 3 and await self._searchable():
-                more, place = await self._buckets(wanted, place, limit - len(rows))
-            else:
-                more, place = await self._scan("jobs_scan", wanted, place, limit - len(rows), WINDOW, {})
+            more, place = await self._scan(scan, wanted.params, place, limit - len(rows), window)
             rows += more
         return rows, place
 
-    async def _scan(
-        self, query: str, wanted: JobFilter, before: int, limit: int, window: int, more: dict[str, Any]
-    ) -> tuple[list[dict[str, Any]], int | None]:
-        params = wanted.params | {"before": before, "limit": limit, "window": window} | more
-        rows = await self._run(query, params)
-        scanned, scanned_to = rows[0]["scanned"], rows[0]["scanned_to"]
+    async def _scan(self, query: str, params: dict[str, Any], before: int, limit: int, window: int) -> Found:
+        rows = await self._run(query, params | {"before": before, "limit": limit, "window": window})
+        told = {name: rows[0][name] for name in SCAN_COLUMNS}
         found = [row for row in rows if row["id"] is not None]
         for row in found:
-            del row["scanned"], row["scanned_to"]
-        if len(found) == limit:
-            return found, found[-1]["created_seq"]
-        return found, scanned_to if scanned == window else None
+            for name in SCAN_COLUMNS:
+                del row[name]
+        if told["hits"] == limit:
+            return found, told["hits_to"]
+        return found, told["scanned_to"] if told["scanned"] == window else None
 
-    async def _buckets(self, wanted: JobFilter, before: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
-        first = max(before - 1, 0) >> BLOCK_BITS
-        last = max(first - BUCKETS + 1, 0)
-        params = wanted.params | {"before": before, "limit": limit, "bucket": first, "last_bucket": last}
-        hits = await self._run("jobs_search", params)
-        rows = await self._run("jobs_by_id", {"ids": [hit["id"] for hit in hits]}) if hits else []
-        if len(hits) == limit:
-            return rows, min(hit["created_seq"] for hit in hits)
-        return rows, None if last == 0 else last << BLOCK_BITS
+
+def _full(rows: list[dict[str, Any]], limit: int) -> Found:
+    return rows, rows[-1]["created_seq"] if len(rows) == limit else None

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg import AsyncConnection
+from psycopg.errors import QueryCanceled
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from aura.clock import Clock, parse_rfc3339
@@ -21,7 +22,7 @@ from aura.errors import InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
 from aura.projections import cursors, shapes, sql
 from aura.projections.connection import adapt, parameters, unavailable
-from aura.projections.listing import NEWEST, Listing, Page, check_limit, checked
+from aura.projections.listing import NEWEST, SCAN_COLUMNS, Listing, Page, check_limit, checked
 from aura.projections.snapshot import Snapshot, open_snapshot
 from aura.projections.waiting import Progress
 
@@ -29,6 +30,9 @@ __all__ = ["Page", "Queries", "Snapshot"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONNECT_S = 5.0
+#: A search uses a bitmap (the trigram index has nothing else). All other queries walk an index in order and stop at a limit: a
+#: bitmap would first collect every match, and correlated filters make the planner believe that there are few.
+_SEARCH_SETTINGS = "SET LOCAL enable_bitmapscan = on; SET LOCAL enable_seqscan = off; SET LOCAL statement_timeout = "
 AsOf = int | str
 
 
@@ -39,7 +43,7 @@ class Queries:
         self._clock = clock
         self._pool: AsyncConnectionPool[AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
             conninfo,
-            kwargs=parameters("aura-queries", read_only=True, statement_timeout_s=statement_timeout_s)
+            kwargs=parameters("aura-queries", read_only=True, statement_timeout_s=statement_timeout_s, bitmaps=False)
             # Plans depend on the values (a rare status and a common one want different ones), so none is kept.
             | {"prepare_threshold": None},
             configure=_configure,
@@ -52,7 +56,7 @@ class Queries:
         )
         self._progress = Progress(conninfo, self.checkpoint)
         self._has_trigrams: bool | None = None
-        self._listing = Listing(self._run, clock, searchable=self._searchable)
+        self._listing = Listing(self._run, self._try, clock, searchable=self._searchable)
 
     async def start(self) -> None:
         """Open the pool; does not wait for Postgres (queries say ``Unavailable`` until it answers)."""
@@ -68,8 +72,19 @@ class Queries:
         with unavailable():
             try:
                 async with self._pool.connection() as connection:
-                    cursor = await connection.execute(sql.text(f"queries/{name}"), params)
-                    return await cursor.fetchall()
+                    return await (await connection.execute(sql.text(f"queries/{name}"), params)).fetchall()
+            except PoolTimeout as error:
+                raise Unavailable("no connection to the read models is free") from error
+
+    async def _try(self, name: str, params: dict[str, Any], within_s: float) -> list[dict[str, Any]] | None:
+        """As :meth:`_run`, by bitmap, for so long at most; ``None`` if that was not enough."""
+        with unavailable():
+            try:
+                async with self._pool.connection() as connection, connection.transaction():
+                    await connection.execute(f"{_SEARCH_SETTINGS}{max(1, int(within_s * 1000))}")
+                    return await (await connection.execute(sql.text(f"queries/{name}"), params)).fetchall()
+            except QueryCanceled:
+                return None
             except PoolTimeout as error:
                 raise Unavailable("no connection to the read models is free") from error
 
@@ -151,8 +166,7 @@ class Queries:
         row = (await self._run("jobs_as_of", params))[0]
         if row["id"] is None:
             raise NotFound("job", job_id)
-        del row["scanned"], row["scanned_to"]
-        return row
+        return {name: value for name, value in row.items() if name not in SCAN_COLUMNS}
 
     async def job_statuses(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """id → ``{status, seq}`` of those that exist, for at most 1,000 ids."""

@@ -36,8 +36,9 @@ class Snapshot:
         Raises ``Unavailable``.
         """
         with unavailable():
+            found = await (await self._connection.execute(sql.text("queries/open_kinds"))).fetchone()
             async with self._connection.cursor("open_jobs") as cursor:
-                await cursor.execute(sql.text("queries/open_jobs"))
+                await cursor.execute(sql.text("queries/open_jobs"), {"kinds": (found or {}).get("kinds") or []})
                 while rows := await cursor.fetchmany(STEP):
                     yield rows
 
@@ -50,6 +51,7 @@ async def open_snapshot(connection: Connection) -> AsyncIterator[Snapshot]:
         await connection.execute(f"SET LOCAL statement_timeout = '{_TIMEOUT_S}s'")
         # Read to the end: plan for all rows, not for the first ones.
         await connection.execute("SET LOCAL cursor_tuple_fraction = 1.0")
+        await connection.execute("SET LOCAL enable_bitmapscan = on")
         cursor = await connection.execute(sql.text("queries/checkpoint"))
         place = await cursor.fetchone()
         cursor = await connection.execute(sql.text("queries/models"))

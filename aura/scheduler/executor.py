@@ -17,9 +17,11 @@ import structlog
 
 from aura.commands.handler import Caller, JobHandler
 from aura.commands.models import ModelHandler
+from aura.domain.job import decide
 from aura.domain.job_commands import AssignJob
-from aura.errors import AuraError, Refused, Unavailable
-from aura.scheduler.rows import Decision, JobDecision, ModelDecision
+from aura.errors import AuraError, Refused, Unavailable, WrongExpectedSequence
+from aura.log.store import Append
+from aura.scheduler.rows import Decision, Fate, JobDecision, ModelDecision
 
 log = structlog.get_logger("aura.scheduler")
 
@@ -32,18 +34,48 @@ AGAIN_REFUSED_S = 0.25
 AGAIN_UNAVAILABLE_S = 1.0
 AGAIN_FAILED_S = 5.0
 
-#: ``(decision, committed, seconds until it should be looked at again)``
-Settle = Callable[[Decision, bool, float], None]
+#: ``(decision, its fate, seconds until it should be looked at again)``
+Settle = Callable[[Decision, Fate, float], None]
 
 
-async def carry_out(handler: JobHandler, decisions: Sequence[JobDecision], caller: Caller) -> list[bool]:
-    """Append each decision at its head's sequence; which of them are committed. Raises ``Unavailable`` (outcome unknown)."""
-    outcomes = await handler.execute_batch([(decision.head, decision.command) for decision in decisions], caller)
-    return [outcome is not None for outcome in outcomes]
+async def carry_out(handler: JobHandler, decisions: Sequence[JobDecision], caller: Caller) -> list[Fate]:
+    """Append each decision at its head's sequence: one as a plain append, more as one atomic batch; the fate of each.
+
+    Raises ``WrongExpectedSequence`` when one of several moved on: then none is stored and each is to be carried out alone.
+    """
+    fates = [Fate.REFUSED] * len(decisions)
+    appends: list[Append] = []
+    sent: list[int] = []
+    for index, decision in enumerate(decisions):
+        try:
+            events = decide(decision.head.state, decision.command, now=handler.clock.now())
+        except Refused as refusal:
+            log.info("executor.refused", job_id=decision.head.job_id, code=refusal.code, detail=refusal.detail)
+            continue
+        if events:
+            appends.append(handler.prepare(decision.head, events[0], caller)[0])
+            sent.append(index)
+    fate = Fate.COMMITTED
+    try:
+        if len(appends) == 1:
+            await handler.store.append(appends[0])
+        elif appends:
+            await handler.store.append_batch(appends)
+    except WrongExpectedSequence:
+        if len(appends) > 1:
+            raise
+        fate = Fate.MOVED_ON
+    except Unavailable as error:
+        log.warning("executor.no_answer", jobs=len(appends), error=error.detail)
+        fate = Fate.UNKNOWN
+    for index in sent:
+        fates[index] = fate
+    return fates
 
 
 class Executor:
-    """Runs decisions as tasks. ``permitted`` is asked right before anything is sent; ``on_idle`` is called when room came back."""
+    """Runs decisions as tasks. ``permitted(caller)`` is asked right before anything is sent: whether that caller's term still lasts.
+    ``on_room`` is called when another round may be planned."""
 
     def __init__(
         self,
@@ -51,7 +83,7 @@ class Executor:
         models: ModelHandler,
         ensure_pool: Callable[[str], Awaitable[None]],
         *,
-        permitted: Callable[[], bool],
+        permitted: Callable[[Caller], bool],
         settle: Settle,
         on_room: Callable[[], None],
     ) -> None:
@@ -114,40 +146,53 @@ class Executor:
     async def _batch(self, decisions: list[JobDecision], caller: Caller) -> None:
         try:
             await self._jobs(decisions, caller)
+        except WrongExpectedSequence:
+            for decision in decisions:
+                self._singles += 1
+                self._start(self._single(decision, caller))
         finally:
             self._batches -= 1
             self._on_room()
 
     async def _jobs(self, decisions: list[JobDecision], caller: Caller) -> None:
-        committed = [False] * len(decisions)
+        """Carry out and settle. Raises ``WrongExpectedSequence`` for several decisions, unsettled."""
+        fates = [Fate.REFUSED] * len(decisions)
         again_s = AGAIN_FAILED_S
         try:
             for decision in decisions:
                 if isinstance(decision.command, AssignJob) and decision.command.model not in self._ensured:
                     await self._ensure_pool(decision.command.model)
                     self._ensured.add(decision.command.model)
-            if self._permitted():
-                committed = await carry_out(self._handler, decisions, caller)
-            again_s = AGAIN_REFUSED_S
+            if self._permitted(caller):
+                fates = await carry_out(self._handler, decisions, caller)
+            again_s = AGAIN_UNAVAILABLE_S if fates[0] is Fate.UNKNOWN else AGAIN_REFUSED_S
+        except WrongExpectedSequence:
+            raise
         except Unavailable as error:
-            log.warning("executor.no_answer", jobs=len(decisions), error=error.detail)
+            log.warning("executor.no_pool", jobs=len(decisions), error=error.detail)
             again_s = AGAIN_UNAVAILABLE_S
         except AuraError as error:
             log.error("executor.failed", jobs=len(decisions), code=error.code, error=error.detail)
-        finally:
-            for decision, done in zip(decisions, committed, strict=True):
-                self._settle(decision, done, again_s)
+        except asyncio.CancelledError:
+            fates = [Fate.UNKNOWN] * len(decisions)
+            self._settle_all(decisions, fates, again_s)
+            raise
+        self._settle_all(decisions, fates, again_s)
+
+    def _settle_all(self, decisions: list[JobDecision], fates: list[Fate], again_s: float) -> None:
+        for decision, fate in zip(decisions, fates, strict=True):
+            self._settle(decision, fate, again_s)
 
     async def _report(self, decision: ModelDecision, caller: Caller) -> None:
-        committed, again_s = False, AGAIN_FAILED_S
+        fate, again_s = Fate.REFUSED, AGAIN_FAILED_S
         try:
-            if self._permitted():
+            if self._permitted(caller):
                 await self._models.execute(decision.model, decision.command, caller)
-                committed = True
+                fate = Fate.COMMITTED
         except Refused as error:  # not registered any more, or not yet
             log.info("executor.report_refused", model=decision.model, error=error.detail)
         except AuraError as error:
             log.warning("executor.no_answer", model=decision.model, error=error.detail)
             again_s = AGAIN_UNAVAILABLE_S
         finally:
-            self._settle(decision, committed, again_s)
+            self._settle(decision, fate, again_s)

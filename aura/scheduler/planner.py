@@ -10,7 +10,7 @@ Protocol with its owner (``service.py``, the simulation):
    read from the log and handed to ``adopt`` before the next plan.
 3. ``lead`` once the own ``system.leader_elected`` has been applied, so that everything the leaders before did is known.
 4. ``plan`` gives commands on exact heads. Each is appended at its head's sequence or not at all, and its fate is told to
-   ``settle``. Until an event of the job arrives (or it is refused) the job is ``pending`` and is not decided upon again.
+   ``settle``. Until an event of the job arrives (or it is refused) the job is ``pending`` and is not decided upon anew.
 
 Invariants: a job has at most one decision under way; capacity, key and queue counts are those of the applied prefix plus the
 pending decisions; whatever was refused is looked at again (``AGAIN``), so nothing is ever stuck on a lost decision (G7).
@@ -30,7 +30,7 @@ from aura.log.store import Recorded
 from aura.scheduler import rounds
 from aura.scheduler.agenda import AGAIN, LEASE, REPORT, WORKER, Agenda, holds_key
 from aura.scheduler.pools import Pool, heartbeat_of
-from aura.scheduler.rows import Decision, JobDecision, JobRow, KnownModel, OpenJob, SnapshotData
+from aura.scheduler.rows import Decision, Fate, JobDecision, JobRow, KnownModel, OpenJob, SnapshotData
 
 _MOST_POISONED = 1_000
 #: How an attempt ends in a way that says something of its model.
@@ -304,17 +304,19 @@ class Planner:
             return []
         return rounds.plan(self, wall, now, limit)
 
-    def settle(self, decision: Decision, committed: bool, now: float, *, again_s: float = 0.25) -> None:
-        """Tell the fate of a decision. Committed: its event will arrive. Else the entity is looked at again in ``again_s``
-        seconds, or earlier if an event of it arrives."""
-        if committed:
+    def settle(self, decision: Decision, fate: Fate, now: float, *, again_s: float = 0.25) -> None:
+        """Tell the fate of a decision; one that no event will settle is looked at again in ``again_s`` seconds.
+
+        An assignment of unknown outcome keeps its slot and its concurrency key, and is sent again as it was (the head's sequence lets
+        at most one of them in): giving them to another job meanwhile could run two under one key.
+        """
+        if fate in (Fate.COMMITTED, Fate.MOVED_ON):
             return
         if isinstance(decision, JobDecision):
             row = self.rows.get(decision.head.job_id)
             if row is not None and row.pending is decision:
-                if row.state.status is JobStatus.QUEUED:
-                    self.agenda.displace(row)
-                row.pending = None
+                if fate is Fate.REFUSED or row.pool is None or row.state.status is not JobStatus.QUEUED:
+                    self._release(row)
                 if self.term is not None:
                     self.agenda.timers.arm((AGAIN, row.job_id), now + again_s)
             return
@@ -323,6 +325,12 @@ class Planner:
             pool.pending_report = None
             if self.term is not None:
                 self.agenda.timers.arm((REPORT, pool.name), now + again_s)
+
+    def _release(self, row: JobRow) -> None:
+        """The job is free to be decided upon again."""
+        if row.state.status is JobStatus.QUEUED:
+            self.agenda.displace(row)
+        row.pending = None
 
     def next_deadline_s(self, wall: datetime, now: float) -> float | None:
         """Seconds until :meth:`plan` may have something to say without any event; 0 when it has now."""

@@ -61,7 +61,11 @@ def _fire(planner: Planner, now: float, limit: int, out: list[Decision]) -> None
             case (a.REPORT, model):
                 agenda.reports[model] = None
             case (a.AGAIN, job_id):
-                _again(planner, job_id, now)
+                row = planner.rows.get(job_id)
+                if row is not None and row.pending is not None:
+                    out.append(row.pending)  # of unknown outcome: the same once more
+                else:
+                    _again(planner, job_id, now)
             case (kind, job_id):
                 row = planner.rows.get(job_id)
                 if row is None:

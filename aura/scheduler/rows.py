@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from aura.commands.heads import JobHead
@@ -79,6 +80,19 @@ class ModelDecision:
 
 
 Decision = JobDecision | ModelDecision
+
+
+class Fate(Enum):
+    """What became of a decision.
+
+    ``COMMITTED`` and ``MOVED_ON``: an event of the entity later than the head is in the log, so it will arrive and say how things stand.
+    ``REFUSED``: the decider said no (or nothing was sent), so nothing will arrive. ``UNKNOWN``: the log did not answer; it may have stored it.
+    """
+
+    COMMITTED = "committed"
+    MOVED_ON = "moved on"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
 
 
 class JobRow:

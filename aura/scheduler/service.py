@@ -40,7 +40,7 @@ from aura.scheduler.feeds import HealthFeed, RenewalsFeed, tail_of
 from aura.scheduler.leader import Leadership, Lease
 from aura.scheduler.planner import Planner
 from aura.scheduler.recall import recall
-from aura.scheduler.rows import Decision, SnapshotData
+from aura.scheduler.rows import Decision, Fate, SnapshotData
 from aura.scheduler.snapshot import Snapshot
 
 log = structlog.get_logger("aura.scheduler")
@@ -97,7 +97,7 @@ class SchedulerService:
             ports.jobs,
             ports.models,
             ports.ensure_pool,
-            permitted=lambda: self.leadership.leading,
+            permitted=lambda caller: caller is self._caller and self.leadership.leading,
             settle=self._settle,
             on_room=self.round_soon,
         )
@@ -292,8 +292,8 @@ class SchedulerService:
             delay = min(wait_s, LONGEST_SLEEP_S)
             self._timer = asyncio.get_running_loop().call_later(delay, self._round)
 
-    def _settle(self, decision: Decision, committed: bool, again_s: float) -> None:
-        self.planner.settle(decision, committed, self._clock.monotonic_s(), again_s=again_s)
+    def _settle(self, decision: Decision, fate: Fate, again_s: float) -> None:
+        self.planner.settle(decision, fate, self._clock.monotonic_s(), again_s=again_s)
 
     # ------------------------------------------------------------ signs of life
 

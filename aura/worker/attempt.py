@@ -211,7 +211,7 @@ class Attempt:
             return None
         self.phase = Phase.CLAIMING
         terms = self._terms
-        body = {"job_id": self.job_id, "lease_ttl_s": terms.lease_ttl_s, "model": terms.model}
+        body = {"job_id": self.job_id, "lease_ttl_s": terms.lease_ttl_s, "model": terms.model, "offered": True}
         try:
             claim = await self._definite("claim", body, f"{self._assigned.seq}-{terms.process}")
         except Refused as refusal:

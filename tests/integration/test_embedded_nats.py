@@ -1,272 +1,22 @@
-"""The embedded nats-server and its offline-minted users: who may do what, tried against the real server (DECISIONS.md)."""
+"""The embedded nats-server and its offline-minted users at work; what each may do is in the test beside this one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from aura.clock import SystemClock
-from aura.errors import InvalidRequest
-from aura.ids import SystemIds
-from aura.log import connection, topology
 from aura.log.credentials import credentials_callbacks, inbox_prefix, parse_creds
 from aura.runtime import permissions
 from aura.runtime.nats_accounts import NatsAccounts, worker_credentials
+from tests.support import servers
 from tests.support.servers import NatsServer
-
-JOB = "01989c00-0000-7000-8000-000000000001"
-WORKER = "w1"
-USERS = (*permissions.COMPONENTS, "worker")
-COMMITTED = [f"aura.{kind}.1.{JOB}.completed" for kind in ("job", "model", "session", "system", "output")]
-#: Subjects nobody may publish on: the committed space, and every way to lose, reshape or redirect the log.
-FORBIDDEN_TO_ALL = [
-    *COMMITTED,
-    "$JS.API.STREAM.DELETE.AURA_LOG",
-    "$JS.API.STREAM.PURGE.AURA_LOG",
-    "$JS.API.STREAM.MSG.DELETE.AURA_LOG",
-    "$JS.API.STREAM.UPDATE.AURA_LOG",
-    "$JS.API.STREAM.CREATE.OTHER",
-    "$JS.API.STREAM.RESTORE.AURA_LOG",
-    "$JS.API.STREAM.SNAPSHOT.AURA_LOG",
-    "$JS.API.CONSUMER.DELETE.AURA_CONTENT.any",
-    "$SYS.REQ.SERVER.PING",
-    "cmd.aura.worker.somebody_else.claim",
-    "append.aura.system.retention_changed",
-    "anything.else",
-]
-#: user → (some subjects it may publish on, some it may not). ``$JS`` calls have no body, so the server only refuses them.
-PUBLISH: dict[str, tuple[list[str], list[str]]] = {
-    "gateway": (
-        [
-            f"append.aura.job.1.{JOB}.created",
-            "append.aura.model.m.registered",
-            "append.aura.session.1.s.started",
-            f"content.aura.1.{JOB}.input",
-            f"append.output.1.{JOB}.1.log",
-            "health.aura.m.http",
-            "lease.aura.renewed",
-            "$JS.API.DIRECT.GET.AURA_LOG",
-            "$JS.API.STREAM.MSG.GET.AURA_LOG",
-            "$JS.API.STREAM.MSG.DELETE.AURA_CONTENT",
-            "$JS.API.CONSUMER.MSG.NEXT.AURA_LOG.pool_m",
-        ],
-        [
-            "append.aura.system.leader_elected",
-            "cmd.aura.admin.purge",
-            "$KV.AURA_LEASES.scheduler",
-            "$JS.API.STREAM.CREATE.AURA_LOG",
-        ],
-    ),
-    "scheduler": (
-        [
-            f"append.aura.job.1.{JOB}.assigned.m",
-            "append.aura.model.m.offline",
-            "append.aura.system.leader_elected",
-            "$KV.AURA_LEASES.scheduler",
-            "$JS.API.CONSUMER.CREATE.AURA_LOG.pool_m.aura.job.*.*.assigned.m",
-            "$JS.API.DIRECT.GET.KV_AURA_LEASES.$KV.AURA_LEASES.scheduler",
-        ],
-        [
-            f"content.aura.1.{JOB}.input",
-            f"append.output.1.{JOB}.1.log",
-            "append.aura.session.1.s.started",
-            "append.aura.system.alert_raised",
-            "lease.aura.renewed",
-            "health.aura.m.w1",
-            "$JS.API.DIRECT.GET.AURA_CONTENT",
-            "$JS.API.STREAM.MSG.GET.AURA_CONTENT",
-            "$KV.AURA_LEASES.projector",
-        ],
-    ),
-    "projector": (
-        [
-            "append.aura.system.projection_rebuilt",
-            "append.aura.system.alert_raised",
-            "append.aura.system.alert_cleared",
-            "$JS.API.DIRECT.GET.AURA_LOG",
-            "$JS.API.CONSUMER.CREATE.AURA_LOG.p",
-        ],
-        [
-            f"append.aura.job.1.{JOB}.completed",
-            "append.aura.model.m.online",
-            "append.aura.system.leader_elected",
-            f"content.aura.1.{JOB}.result",
-            "$JS.API.DIRECT.GET.AURA_CONTENT",
-            "$JS.API.DIRECT.GET.AURA_OUTPUT",
-            "$KV.AURA_LEASES.scheduler",
-        ],
-    ),
-    "admin": (
-        [
-            "$JS.API.STREAM.CREATE.AURA_LOG",
-            "$JS.API.STREAM.INFO.AURA_LOG",
-            "$JS.API.STREAM.NAMES",
-            "$JS.API.CONSUMER.LIST.AURA_LOG",
-            "cmd.aura.admin.purge",
-            "$SRV.PING",
-        ],
-        [
-            f"append.aura.job.1.{JOB}.created",
-            f"append.output.1.{JOB}.1.log",
-            f"content.aura.1.{JOB}.input",
-            "$KV.AURA_LEASES.scheduler",
-            "cmd.aura.worker.w1.claim",
-        ],
-    ),
-    "observer": (
-        ["$JS.API.STREAM.INFO.AURA_LOG", "$JS.API.DIRECT.GET.AURA_LOG"],
-        [
-            f"append.aura.job.1.{JOB}.created",
-            f"append.output.1.{JOB}.1.log",
-            "health.aura.m.w1",
-            "cmd.aura.admin.purge",
-            "$SRV.PING",
-            "$JS.API.CONSUMER.CREATE.AURA_LOG",
-            "$JS.API.CONSUMER.MSG.NEXT.AURA_LOG.pool_m",
-            "$JS.API.DIRECT.GET.AURA_CONTENT",
-        ],
-    ),
-    "worker": (
-        [
-            "cmd.aura.worker.w1.claim",
-            f"append.output.1.{JOB}.1.stream",
-            "health.aura.m.w1",
-            "$JS.API.CONSUMER.MSG.NEXT.AURA_LOG.pool_m",
-            "$JS.API.CONSUMER.INFO.AURA_LOG.pool_m",
-            "$JS.ACK.AURA_LOG.pool_m.1.1.1.1.0",
-        ],
-        [
-            f"append.aura.job.1.{JOB}.claimed",
-            "cmd.aura.worker.w2.claim",
-            "cmd.aura.admin.purge",
-            "health.aura.m.w2",
-            "health.aura.other.w1",
-            "lease.aura.renewed",
-            f"content.aura.1.{JOB}.result",
-            "$JS.API.CONSUMER.MSG.NEXT.AURA_LOG.pool_other",
-            "$JS.ACK.AURA_LOG.pool_other.1.1.1.1.0",
-            "$JS.API.CONSUMER.CREATE.AURA_LOG",
-            "$JS.API.CONSUMER.CREATE.AURA_LOG.pool_m.aura.job.*.*.assigned.m",
-            "$JS.API.CONSUMER.DURABLE.CREATE.AURA_LOG.mine",
-            "$JS.API.DIRECT.GET.AURA_LOG",
-            "$JS.API.DIRECT.GET.AURA_OUTPUT",
-            "$JS.API.STREAM.MSG.GET.AURA_LOG",
-            "$JS.API.STREAM.INFO.AURA_LOG",
-            "$SRV.PING",
-        ],
-    ),
-}
-#: user → (subjects it may subscribe to, subjects it may not).
-SUBSCRIBE: dict[str, tuple[list[str], list[str]]] = {
-    "gateway": (
-        ["aura.>", "health.aura.>", "cmd.aura.>", "$SRV.PING", "_INBOX_gateway.x"],
-        ["append.aura.>", "content.aura.>", "$KV.AURA_LEASES.>"],
-    ),
-    "scheduler": (
-        ["aura.>", "health.aura.>", "lease.aura.>", "$KV.AURA_LEASES.>", "_INBOX_scheduler.x"],
-        ["append.aura.>", "content.aura.>", "cmd.aura.>"],
-    ),
-    "projector": (["aura.>", "health.aura.>", "_INBOX_projector.x"], ["content.aura.>", "cmd.aura.>", "lease.aura.>"]),
-    "admin": (["aura.>", "health.aura.>", "_INBOX_admin.x", "_INBOX.x"], ["cmd.aura.>", "content.aura.>"]),
-    "observer": (["aura.job.>", "aura.>", "_INBOX_observer.x"], ["cmd.aura.>", "content.aura.>", "_INBOX.x"]),
-    "worker": (
-        ["aura.job.*.*.cancelled", "aura.job.*.*.lease_expired", "_INBOX_worker.w1.x"],
-        [
-            "aura.>",
-            "aura.job.>",
-            "aura.output.>",
-            "cmd.aura.>",
-            "health.aura.>",
-            "_INBOX_worker.w2.>",
-            "_INBOX_worker.>",
-        ],
-    ),
-}
-
-
-class Tried:
-    """A client that notes what the server refused it."""
-
-    def __init__(self, client: Client, refused: list[str]) -> None:
-        self.client = client
-        self._refused = refused
-
-    async def publish(self, subject: str, reply: str = "", body: bytes = b"") -> bool:
-        """Whether the server took it."""
-        self._refused.clear()
-        await self.client.publish(subject, body, reply=reply)
-        await self._settled()
-        return not self._refused
-
-    async def _settled(self) -> None:
-        """A refusal precedes the answer to a ping; twice, because nats-py's ping may overtake what it has buffered."""
-        await self.client.flush()
-        await self.client.flush()
-
-    async def subscribe(self, subject: str) -> bool:
-        self._refused.clear()
-        subscription = await self.client.subscribe(subject)
-        await self._settled()
-        if allowed := not self._refused:
-            await subscription.unsubscribe()
-        return allowed
-
-
-async def sign_in(server: NatsServer, user: str) -> Tried:
-    refused: list[str] = []
-
-    async def note(error: Exception) -> None:
-        assert "permissions violation" in str(error).lower(), error
-        refused.append(str(error))
-
-    creds = server.worker(WORKER, ["m"]) if user == "worker" else server.creds(user)
-    return Tried(await server.connect(creds, error_cb=note), refused)
-
-
-async def log_length(server: NatsServer) -> int:
-    info = await (await server.connect("root")).jetstream().stream_info("AURA_LOG")
-    return int(info.state.messages)
-
-
-@pytest_asyncio.fixture
-async def streams(fresh_nats: NatsServer) -> AsyncIterator[NatsServer]:
-    """A server whose streams the ``admin`` user made, and the pool ``m`` that the ``scheduler`` made."""
-    clock, ids = SystemClock(), SystemIds()
-    admin = await connection.connect(fresh_nats.url, fresh_nats.creds("admin"))
-    report = await topology.ensure(admin, clock, ids)
-    assert (report.created, report.drift) == (list(permissions.STREAMS), [])
-    await admin.close()
-    scheduler = await connection.connect(fresh_nats.url, fresh_nats.creds("scheduler"))
-    await topology.Pools(scheduler, clock, ids).ensure("m")
-    await scheduler.close()
-    yield fresh_nats
-
-
-@pytest.mark.parametrize("user", USERS)
-async def test_publishing(streams: NatsServer, user: str) -> None:
-    client = await sign_in(streams, user)
-    allowed, refused = PUBLISH[user]
-    assert [subject for subject in allowed if not await client.publish(subject)] == []
-    assert [subject for subject in (*refused, *FORBIDDEN_TO_ALL) if await client.publish(subject)] == []
-
-
-@pytest.mark.parametrize("user", USERS)
-async def test_subscribing(streams: NatsServer, user: str) -> None:
-    client = await sign_in(streams, user)
-    allowed, refused = SUBSCRIBE[user]
-    others = [f"_INBOX_{other}.>" for other in permissions.COMPONENTS if other != user]
-    assert [subject for subject in allowed if not await client.subscribe(subject)] == []
-    everything = [">", "*.>", "_INBOX_worker.>", "append.output.>", "$JS.>", "$SYS.>", "_R_.>"]
-    assert [subject for subject in (*refused, *others, *everything) if await client.subscribe(subject)] == []
+from tests.support.signed_in import JOB, WORKER, log_length, sign_in
 
 
 async def test_without_credentials_nobody_gets_in(fresh_nats: NatsServer, tmp_path: Path) -> None:
@@ -397,28 +147,21 @@ async def test_an_observer_sees_committed_events_and_reads_the_log(streams: Nats
     assert got.data == b'{"type":"job.created"}'
 
 
-async def test_a_worker_is_let_in_without_telling_the_server(fresh_nats: NatsServer, tmp_path: Path) -> None:
+async def test_a_worker_is_let_in_without_telling_the_server(backend: str, tmp_path: Path) -> None:
     """As ``aura worker --name late`` does it: from the keys in the data folder, while the server runs."""
-    (tmp_path / "data").mkdir()
-    keys = tmp_path / "data" / "nats"
-    folder = NatsAccounts.open(keys)  # another installation: its server does not matter, only that files are made once
-    del folder
-    first = worker_credentials(tmp_path / "data", "late", ["m"])
-    text = first.read_text()
-    assert first.stat().st_mode & 0o777 == 0o600
-    assert worker_credentials(tmp_path / "data", "late", ["m"]).read_text() == text
-    assert worker_credentials(tmp_path / "data", "late", ["m", "n"]).read_text() != text
-    assert inbox_prefix(first) == "_INBOX_worker.late"
-    late = await fresh_nats.connect(fresh_nats.worker("late", ["m"]))
-    assert late.is_connected
-
-
-@pytest.mark.parametrize("name", ["*", ">", "a.b", "", "a b", "a\r\nPUB x 1", "\0", "x" * 65, "$SYS", "ü"])
-def test_names_that_are_more_than_a_token_get_no_credential(name: str) -> None:
-    with pytest.raises(InvalidRequest):
-        permissions.worker(name, ["m"])
-    with pytest.raises(InvalidRequest):
-        permissions.worker("w", [name])
+    data = tmp_path / "data"
+    server = servers.nats_server(backend, tmp_path / "server", NatsAccounts.open(data / "nats"))
+    await server.start()
+    try:
+        late = worker_credentials(data, "late", ["m"])
+        assert (late.stat().st_mode & 0o777, inbox_prefix(late)) == (0o600, "_INBOX_worker.late")
+        assert (await server.connect(late)).is_connected
+        text = late.read_text()
+        assert worker_credentials(data, "late", ["m"]).read_text() == text
+        assert worker_credentials(data, "late", ["m", "n"]).read_text() != text
+        assert (await server.connect(late)).is_connected
+    finally:
+        await server.stop()
 
 
 async def test_g1_kill_9_loses_nothing_and_the_port_stays(streams: NatsServer) -> None:

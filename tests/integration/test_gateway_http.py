@@ -52,7 +52,9 @@ async def test_the_life_of_a_job(world: World) -> None:
     output = await world.http.get(f"/jobs/{job_id}/output")
     assert output.text == "part 1 part 2 "
     assert output.headers["content-type"].startswith("text/plain")
-    lines = (await world.http.get(f"/jobs/{job_id}/output", headers={"accept": "application/x-ndjson"})).text.splitlines()
+    lines = (
+        await world.http.get(f"/jobs/{job_id}/output", headers={"accept": "application/x-ndjson"})
+    ).text.splitlines()
     assert len(lines) == 4
     logs = (await world.http.get(f"/jobs/{job_id}/logs", headers={"accept": "text/plain"})).text
     assert logs.count("\n") == 1, "a log line cannot forge another"
@@ -81,7 +83,9 @@ async def test_argument_forms_of_assign_and_claim(world: World) -> None:
 async def test_curl_without_a_content_type_works_and_a_form_in_a_browser_does_not(world: World) -> None:
     [job_id] = await world.submit()
     form = {"content-type": "application/x-www-form-urlencoded"}
-    assert (await world.http.post(f"/jobs/{job_id}/claim", content=b'{"worker_id":"w"}', headers=form)).status_code == 200
+    assert (
+        await world.http.post(f"/jobs/{job_id}/claim", content=b'{"worker_id":"w"}', headers=form)
+    ).status_code == 200
     browser = form | {"origin": world.url}
     answer = await world.http.post(f"/jobs/{job_id}/cancel", content=b'{"reason":""}', headers=browser)
     assert answer.status_code == 415

@@ -328,8 +328,11 @@ async def test_sse_job_resumes_exactly(world: World) -> None:
         await world.post(f"/jobs/{job_id}/stream", {"chunk": f"c{number}"})
     every = await _sse(world, f"/sse/job/{job_id}", 6)
     for position in range(6):
-        rest = await _sse(world, f"/sse/job/{job_id}", 5 - position, **{"last-event-id": every[position]["id"]}) \
-            if position < 5 else []
+        rest = (
+            await _sse(world, f"/sse/job/{job_id}", 5 - position, **{"last-event-id": every[position]["id"]})
+            if position < 5
+            else []
+        )
         assert [event["data"] for event in rest] == [event["data"] for event in every[position + 1 :]]
 
 
@@ -343,8 +346,8 @@ async def test_sse_ends_promptly_at_shutdown() -> None:
 
 
 async def test_sse_sends_comments_while_idle() -> None:
-    async with running(limits=replace(SMALL, sse_heartbeat_s=0.01)) as world:
-        async with asyncio.timeout(5), world.http.stream("GET", "/sse/events") as answer:
+    async with running(limits=replace(SMALL, sse_heartbeat_s=0.01)) as world, asyncio.timeout(5):
+        async with world.http.stream("GET", "/sse/events") as answer:
             async for line in answer.aiter_lines():
                 if line == ": alive":
                     break

@@ -74,3 +74,21 @@ async def test_closing_ends_what_waits(fresh_nats: NatsServer) -> None:
     async with asyncio.timeout(10):
         with pytest.raises(Unavailable):
             await waiting
+
+
+async def test_closing_while_the_server_is_away(fresh_nats: NatsServer) -> None:
+    for _ in range(5):
+        connection = await log_connection(fresh_nats)
+        closed = asyncio.Event()
+        lost = asyncio.Event()
+        connection.on_close(closed.set)
+        connection.on_disconnect(lost.set)
+        await fresh_nats.kill()
+        async with asyncio.timeout(20):
+            await connection.publish("x", b"y" * 10_000)
+            await lost.wait()
+            await connection.publish("x", b"y" * 10_000)
+            await connection.close()
+            await connection.close()
+        assert closed.is_set()
+        await fresh_nats.start()

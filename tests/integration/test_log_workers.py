@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -143,8 +143,15 @@ class Taken:
         self._arrived.set()
 
     async def until(self, count: int) -> None:
+        await self._wait(lambda: len(self.offers) >= count)
+
+    async def until_seen(self, seqs: list[int]) -> None:
+        """Redeliveries do not count: an acknowledgement may die with the server, which is why it fences nothing."""
+        await self._wait(lambda: {offer.seq for offer in self.offers} >= set(seqs))
+
+    async def _wait(self, enough: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
-            while len(self.offers) < count:
+            while not enough():
                 self._arrived.clear()
                 await self._arrived.wait()
 
@@ -219,7 +226,8 @@ async def test_g7_pulling_goes_on_after_the_server_was_killed(system: System) ->
         await system.server.kill()
         await system.server.start()
         seqs += await assign(store, 1)
-        await taken.until(len(seqs))
+        puller.want(10)
+        await taken.until_seen(seqs)
         taken.offers[-1].ack()
         await system.worker.flush()
     assert {offer.seq for offer in taken.offers} == set(seqs)

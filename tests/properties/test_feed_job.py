@@ -100,7 +100,9 @@ def _may_come(job: Job, index: int, stored: int) -> bool:
 @given(count=st.integers(1, 9), from_cursor=st.integers(1, 5), after=st.integers(-1, 10))
 def test_a_resumed_feed_begins_exactly_after_its_cursor(count: int, from_cursor: int, after: int) -> None:
     messages = [
-        Message(cursor, 1, (cursor - 1) * count, [("record", 1, i) for i in range((cursor - 1) * count, cursor * count)])
+        Message(
+            cursor, 1, (cursor - 1) * count, [("record", 1, i) for i in range((cursor - 1) * count, cursor * count)]
+        )
         for cursor in range(1, 6)
     ]
     feed: JobFeed[Shown] = JobFeed(from_cursor=from_cursor, after=after)

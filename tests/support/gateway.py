@@ -113,10 +113,13 @@ class LogQueries:
             for recorded in batch:
                 event = recorded.decode()
                 row = rows.setdefault(
-                    event["job_id"], {"id": event["job_id"], "project_id": event["project_id"], "created_at": event["ts"]}
+                    event["job_id"],
+                    {"id": event["job_id"], "project_id": event["project_id"], "created_at": event["ts"]},
                 )
                 if event["type"] == "job.created":
-                    row.update({key: event[key] for key in ("title", "role", "root_job_id")}, prd_title=event["prd_title"])
+                    row.update(
+                        {key: event[key] for key in ("title", "role", "root_job_id")}, prd_title=event["prd_title"]
+                    )
                 state = event["state"]
                 row.update(status=state["status"], assigned_model=state.get("model"), seq=recorded.seq)
                 row.update(retention_until=state.get("retention_until"), updated_at=event["ts"])

@@ -3,6 +3,7 @@
 
 const SIGNS = { QUEUED: "○", ASSIGNED: "◔", IN_PROGRESS: "●", SUBMITTED: "◆", COMPLETED: "✓", FAILED: "✕", CANCELLED: "⊘" };
 const WORDS = { QUEUED: "queued", ASSIGNED: "assigned", IN_PROGRESS: "running", SUBMITTED: "submitted", COMPLETED: "completed", FAILED: "failed", CANCELLED: "cancelled" };
+const OPEN = new Set(["QUEUED", "ASSIGNED", "IN_PROGRESS"]);
 const SHOWN = 200;
 const OUTPUT_NODES = 4000;
 const $ = (id) => document.getElementById(id);
@@ -10,6 +11,7 @@ const $ = (id) => document.getElementById(id);
 const jobs = new Map();
 const asked = new Set();
 let selected = null;
+let chosen = false; // by a person; until then the page shows whichever job is running
 let cursor = null;
 let filter = "";
 
@@ -97,7 +99,7 @@ let drawing = false;
 function draw() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => { drawing = false; drawCounts(); drawList(); drawDetail(); });
+  requestAnimationFrame(() => { drawing = false; showRunning(); drawCounts(); drawList(); drawDetail(); });
 }
 
 function drawCounts() {
@@ -134,7 +136,7 @@ function makeRow(id) {
   const [title, status, meta, time] = [el("span", "title"), statusNode("QUEUED"), el("span", "meta"), el("time")];
   button.type = "button";
   button.append(title, status, meta, time);
-  button.onclick = () => select(id);
+  button.onclick = () => choose(id);
   item.append(button);
   return { item, button, title, status, meta, time, shown: "" };
 }
@@ -166,8 +168,23 @@ const clock = (iso) => (iso ? new Date(iso).toLocaleTimeString() : "");
 let feed = null;
 let seen = { seq: 0, attempts: new Map(), attempt: 0 };
 let lines = [];
+let outputDue = false;
 let following = true;
 const output = $("output");
+
+function choose(id) {
+  chosen = true;
+  history.replaceState(null, "", `#${id}`);
+  select(id);
+}
+
+/** Until somebody chooses, follow the work: the newest running job, as soon as the one shown has ended. */
+function showRunning() {
+  if (chosen || OPEN.has(jobs.get(selected)?.status)) return;
+  const running = [...jobs.values()].filter((job) => job.status === "IN_PROGRESS").sort((a, b) => b.seq - a.seq)[0];
+  const newest = running ?? (selected ? null : [...jobs.values()].sort((a, b) => b.seq - a.seq)[0]);
+  if (newest) select(newest.id);
+}
 
 function select(id) {
   selected = id;
@@ -178,7 +195,6 @@ function select(id) {
   $("timeline").replaceChildren();
   $("progress").hidden = true;
   following = true;
-  history.replaceState(null, "", `#${id}`);
   feed = new Feed(() => `/ws/job/${id}`, onJobMessage);
   draw();
 }
@@ -208,11 +224,15 @@ function onOutput(message) {
     $("progress").firstElementChild.value = message.percent;
     $("progress").lastElementChild.textContent = `${Math.round(message.percent)} % ${message.step}`;
   }
-  if (lines.length === 1) requestAnimationFrame(drawOutput);
+  if (lines.length && !outputDue) {
+    outputDue = true;
+    requestAnimationFrame(drawOutput);
+  }
 }
 
 const ESCAPES = /\u001b\[[0-9;?]*[ -/]*[@-~]|\u001b\][^\u0007\u001b]*(\u0007|\u001b\\)|[\u0000-\u0008\u000b\u000c\u000e-\u001f\u202a-\u202e\u2066-\u2069]/g;
 function drawOutput() {
+  outputDue = false;
   const part = document.createDocumentFragment();
   let plain = "";
   const flush = () => { if (plain) part.append(plain); plain = ""; };
@@ -272,7 +292,7 @@ function drawDetail() {
   $("detail-status").replaceChildren(statusNode(job.status));
   const facts = [job.role, job.assigned_model && `model ${job.assigned_model}`, `job ${job.id}`, job.created_at && `created ${clock(job.created_at)}`, reasons];
   $("detail-facts").textContent = facts.filter(Boolean).join(" · ");
-  $("cancel").hidden = !["QUEUED", "ASSIGNED", "IN_PROGRESS"].includes(job.status);
+  $("cancel").hidden = !OPEN.has(job.status);
   $("retry").hidden = !["FAILED", "CANCELLED", "SUBMITTED"].includes(job.status);
 }
 
@@ -293,7 +313,7 @@ $("submit").onsubmit = async (event) => {
     const task = { type: form.get("type"), role: form.get("role"), payload: JSON.parse(form.get("payload") || "null") };
     const answer = await call("POST", "/prds", { title: form.get("title"), tasks: [{ ...task, title: form.get("title") }] });
     $("submit-dialog").close();
-    select(answer.job_ids[0]);
+    choose(answer.job_ids[0]);
   } catch (error) {
     $("submit-error").textContent = error.message;
   }
@@ -316,6 +336,6 @@ async function start() {
   events = new Feed(() => `/ws/events?since=${cursor}`, onEvent, setBadge);
   draw();
   const wanted = location.hash.slice(1);
-  if (!selected && /^[0-9a-f-]{36}$/.test(wanted)) select(wanted);
+  if (!selected && /^[0-9a-f-]{36}$/.test(wanted)) choose(wanted);
 }
 start();

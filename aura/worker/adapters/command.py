@@ -178,8 +178,35 @@ class CommandAdapter:
 
     async def _run(self, command: Command, job: JobContext, pump: _Pump) -> int:
         """Start, stream until the end, leave nothing of the group behind."""
+        program = await self._start(command, job)
+        process = program.process
+        pumps = asyncio.gather(pump.out(process.stdout), pump.err(process.stderr), _feed(process, command.stdin))
+        exited = asyncio.ensure_future(program.exited.wait())
+        either: set[asyncio.Future[Any]] = {exited, pumps}
         try:
-            process = await asyncio.create_subprocess_exec(
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not exited.done():
+                await pumps  # raises what broke the output; else the program has closed its pipes and will end
+            await exited
+            _signal_group(process.pid, signal.SIGKILL)  # what it left in the background
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PIPES_S):
+                    await asyncio.shield(pumps)
+        except BaseException:
+            await _finish(self._end(program))
+            raise
+        finally:
+            pumps.cancel()
+            exited.cancel()
+            await asyncio.gather(pumps, exited, return_exceptions=True)
+            program.close()
+        return process.returncode or 0
+
+    async def _start(self, command: Command, job: JobContext) -> _Program:
+        loop = asyncio.get_running_loop()
+        try:
+            transport, protocol = await loop.subprocess_exec(
+                lambda: _Exit(loop),
                 *command.argv,
                 cwd=command.cwd,
                 env=self._env(job),
@@ -191,37 +218,43 @@ class CommandAdapter:
             )
         except OSError as error:
             raise Fatal(f"cannot start {command.argv[0]}: {error.strerror}", error_code="cannot_start") from error
-        pumps = asyncio.gather(pump.out(process.stdout), pump.err(process.stderr), _feed(process, command.stdin))
-        exited = asyncio.ensure_future(process.wait())
-        try:
-            either: set[asyncio.Future[Any]] = {exited, pumps}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not exited.done():
-                await pumps  # raises what broke the output; else the program has closed its pipes and will end
-            code = await exited
-            _signal_group(process.pid, signal.SIGKILL)  # what it left in the background
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PIPES_S):
-                    await asyncio.shield(pumps)
-        except BaseException:
-            await _finish(self._end(process))
-            raise
-        finally:
-            pumps.cancel()
-            exited.cancel()
-            await asyncio.gather(pumps, exited, return_exceptions=True)
-        return code
+        return _Program(asyncio.subprocess.Process(transport, protocol, loop), protocol.exited, transport)
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
+    async def _end(self, program: _Program) -> None:
         """TERM the group, KILL what is left, return when the program is gone."""
-        _signal_group(process.pid, signal.SIGTERM)
+        pid = program.process.pid
+        _signal_group(pid, signal.SIGTERM)
         try:
             async with asyncio.timeout(self._rules.kill_after_s):
-                await process.wait()
+                await program.exited.wait()
         except TimeoutError:
             pass
-        _signal_group(process.pid, signal.SIGKILL)
-        await process.wait()
+        _signal_group(pid, signal.SIGKILL)
+        await program.exited.wait()
+
+
+class _Exit(asyncio.subprocess.SubprocessStreamProtocol):
+    """Tells when the *program* has ended. ``Process.wait`` also waits until everybody who inherited its pipes has, and what a program
+    left in the background may keep them for ever."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(limit=2**16, loop=loop)
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    process: asyncio.subprocess.Process
+    exited: asyncio.Event
+    transport: asyncio.SubprocessTransport
+
+    def close(self) -> None:
+        """Let go of the pipes, also those that somebody still writes to."""
+        self.transport.close()
 
 
 class _Pump:

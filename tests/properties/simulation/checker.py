@@ -34,6 +34,7 @@ class SeenJob:
     model: str | None = None
     priority: int = 5
     not_before: str | None = None
+    overridden: bool = False
     seq: int = 0
 
 
@@ -85,6 +86,8 @@ class Checker:
                 only_from("QUEUED", "ASSIGNED")
                 if event["actor"].startswith("scheduler:"):
                     self._demand_dependencies(job, recorded)
+                else:
+                    job.overridden = True
                 job.status, job.model, job.not_before = "ASSIGNED", event["assigned_model"], None
             case "job.unassigned":
                 only_from("ASSIGNED")
@@ -157,9 +160,8 @@ class Checker:
     def _demand_dependencies(self, job: SeenJob, recorded: Recorded) -> None:
         for wanted in job.created.get("depends_on", []):
             status = self.jobs[wanted].status if wanted in self.jobs else "unknown"
-            # A manual assignment overrides its dependencies once and for all (``deps`` of the state is 0 afterwards).
-            overridden = "deps" not in recorded.decode()["state"] and job.attempt > 0
-            _demand(status == "COMPLETED" or overridden, "G8", f"started while dependency {wanted} is {status}", recorded)
+            # An assignment by hand overrides the job's dependencies once and for all (``deps`` of the state is 0 afterwards).
+            _demand(status == "COMPLETED" or job.overridden, "G8", f"started while dependency {wanted} is {status}", recorded)
 
     def _judge_key(self, job: SeenJob, job_id: str, recorded: Recorded) -> None:
         key = job.created.get("concurrency_key")

@@ -20,7 +20,7 @@ from aura.log.store import Append, Recorded
 from aura.scheduler.executor import carry_out
 from aura.scheduler.planner import Planner
 from aura.scheduler.recall import recall
-from aura.scheduler.rows import Decision, JobDecision
+from aura.scheduler.rows import Decision, Fate, JobDecision
 from aura.scheduler.snapshot import FoldedSnapshot
 from tests.properties.simulation.loop import sleep
 
@@ -158,25 +158,28 @@ class Scheduler(Node):
                 self.world.loop.spawn(self.name, self._report(decision, term))
 
     async def _carry(self, decisions: list[JobDecision], term: int) -> None:
-        committed = [False] * len(decisions)
         if self.chance(0.1):
             await sleep(self.world.rng.random() * 4)
-        try:
-            committed = await carry_out(self.jobs, decisions, self.caller(f"scheduler:{term}"))
-        except Unavailable:
-            pass
-        for decision, done in zip(decisions, committed, strict=True):
-            self.planner.settle(decision, done, self.now)
+        fates = [Fate.REFUSED] * len(decisions)
+        if self.world.overlap or (self.planner.term == term and self.believes):
+            try:
+                fates = await carry_out(self.jobs, decisions, self.caller(f"scheduler:{term}"))
+            except WrongExpectedSequence:
+                for decision in decisions:
+                    self.world.loop.spawn(self.name, self._carry([decision], term))
+                return
+        for decision, fate in zip(decisions, fates, strict=True):
+            self.planner.settle(decision, fate, self.now)
         self.poked = True
 
     async def _report(self, decision: Decision, term: int) -> None:
         assert not isinstance(decision, JobDecision)
-        committed = True
+        fate = Fate.COMMITTED
         try:
             await self.models.execute(decision.model, decision.command, self.caller(f"scheduler:{term}"))
         except (Unavailable, Refused):
-            committed = False
-        self.planner.settle(decision, committed, self.now)
+            fate = Fate.REFUSED
+        self.planner.settle(decision, fate, self.now)
         self.poked = True
 
 
@@ -268,7 +271,7 @@ class Worker(Node):
 
         async def intent(head: JobHead) -> c.JobCommand:
             met = head.state.deps == 0 or head.state.status is not JobStatus.QUEUED or await self._met(head)
-            return c.ClaimJob(self.name, LEASE_TTL_S, self.model, dependencies_met=met)
+            return c.ClaimJob(self.name, LEASE_TTL_S, self.model, dependencies_met=met, offered=not self.world.by_hand)
 
         while True:
             try:

@@ -280,7 +280,7 @@ class World:
         self.job_ids.extend(job_ids)
 
     def _trouble(self) -> None:
-        ends_at = 20.0 + self.rng.random() * 60
+        ends_at = 15.0 + self.rng.random() * 45
         moments = sorted(self.rng.random() * ends_at for _ in range(self.kills * 2 + 4))
         while self.loop.now < ends_at and self._step():
             while moments and self.loop.now >= moments[0]:
@@ -330,7 +330,11 @@ class World:
 
     def judge_round(self, scheduler: Scheduler, decisions: list[Decision]) -> None:
         """Priority among the eligible, dependencies and capacity, judged from the prefix of the log that the leader knew."""
-        assigned = {d.head.job_id: d.command.model for d in decisions if isinstance(d, JobDecision) and isinstance(d.command, AssignJob)}
+        assigned = {
+            d.head.job_id: d.command.model
+            for d in decisions
+            if isinstance(d, JobDecision) and isinstance(d.command, AssignJob) and not d.command.reoffer
+        }
         if not assigned or self.rng.random() < 0.5:
             return
         self.rounds_judged += 1
@@ -340,7 +344,7 @@ class World:
         taken = {
             (job.created["project_id"], job.created.get("concurrency_key"))
             for job_id, job in known.jobs.items()
-            if job.status in ("ASSIGNED", "IN_PROGRESS") or rows.get(job_id) is not None and rows[job_id].pending is not None
+            if job.status in ("ASSIGNED", "IN_PROGRESS") or (rows.get(job_id) is not None and rows[job_id].pending is not None)
         }
         prefix = self.events[: scheduler.planner.seq]
         registered = {r.subject.split(".")[2] for r in prefix if r.subject.endswith(".registered")}

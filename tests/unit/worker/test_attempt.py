@@ -72,7 +72,7 @@ async def test_a_job_is_claimed_acked_handled_and_completed() -> None:
         offer = link.offer(JOB, {"name": "Ada"})
         [done] = await link.wait_for("complete")
         assert offer.settled == "ack"
-        assert link.sent("claim") == [{"job_id": JOB, "lease_ttl_s": 10.0, "model": "m"}]
+        assert link.sent("claim") == [{"job_id": JOB, "lease_ttl_s": 10.0, "model": "m", "offered": True}]
         assert link.sent("stage") == [{"stage": "greet", "status": "done", "job_id": JOB, "attempt": 1}]
         assert done == {"success": True, "details": {"greeted": "Ada"}, "job_id": JOB, "attempt": 1, "output_count": 4}
         output = link.outputs[JOB, 1]

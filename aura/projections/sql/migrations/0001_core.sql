@@ -6,14 +6,13 @@
 CREATE SCHEMA IF NOT EXISTS aura;
 CREATE SCHEMA IF NOT EXISTS read;
 
--- Search in titles uses trigrams inside one bucket of sequences. Both extensions are trusted and ship with every Postgres
--- package; without them search falls back to a bounded scan, so a missing one is not an error.
+-- Search in titles uses trigrams. The extension is trusted and ships with every Postgres package; without it search looks at
+-- the newest jobs page by page, so a missing one is not an error.
 DO $$
 BEGIN
     CREATE EXTENSION IF NOT EXISTS pg_trgm;
-    CREATE EXTENSION IF NOT EXISTS btree_gin;
 EXCEPTION WHEN insufficient_privilege OR undefined_file OR feature_not_supported THEN
-    RAISE NOTICE 'pg_trgm or btree_gin is not available: title search will scan';
+    RAISE NOTICE 'pg_trgm is not available: title search will scan';
 END $$;
 
 -- One row per projection version: its place in the log (epoch, seq, sha256 of the event at seq) and whether queries see it.

@@ -21,7 +21,7 @@ WITH part AS MATERIALIZED (
        AND (%(model)s::text IS NULL OR t.state ->> 'model' = %(model)s)
      ORDER BY p.created_seq DESC LIMIT %(limit)s
 )
-SELECT told.scanned, told.scanned_to,
+SELECT told.*,
        h.id, h.project_id, h.root_job_id, h.idx AS index, h.count, h.title, h.prd_title, h.name, h.task_type, h.role,
        coalesce((h.state ->> 'priority')::integer, 5) AS priority, coalesce(h.labels, '{}') AS labels, h.subject,
        coalesce(h.stages, '[]') AS stages, coalesce(h.depends_on, '{}') AS depends_on, h.session_id, h.max_attempts,
@@ -32,6 +32,9 @@ SELECT told.scanned, told.scanned_to,
        (h.state ->> 'retention_until')::timestamptz AS retention_until,
        coalesce((h.state ->> 'held')::boolean, false) AS held, coalesce(h.state ->> 'purge', 'none') AS purge,
        h.created_at, h.ts AS updated_at, (h.state ->> 'n')::integer AS events, h.created_seq, h.seq
-  FROM (SELECT count(*) AS scanned, min(created_seq) AS scanned_to FROM part) AS told
+  FROM (
+    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
+           (SELECT count(*) FROM hits) AS hits, (SELECT min(created_seq) FROM hits) AS hits_to
+  ) AS told
   LEFT JOIN hits h ON true
  ORDER BY h.created_seq DESC

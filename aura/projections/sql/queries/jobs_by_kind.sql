@@ -1,21 +1,35 @@
--- jobs_by_kind: jobs newest first that match status, role and model. Each matching kind is one ordered index range; the
--- newest of each are merged. Cost: kinds x limit, whatever the number of jobs and wherever in time the matches are.
-SELECT j.*
-  FROM (
-    SELECT s.id, s.created_seq
+-- jobs_by_kind: looks at the newest `window` jobs whose status, role and model match, and keeps those whose title does. Each
+-- matching kind is one ordered range of the index on (kind, created_seq), read without touching the table; the newest of all
+-- ranges are merged. Cost: kinds x window, whatever the number of jobs and wherever in time the matches are. The kind is a
+-- hash, so the values are checked again. Like jobs_scan it says how far it came.
+WITH part AS MATERIALIZED (
+    SELECT s.created_seq
       FROM read.job_kinds k
      CROSS JOIN LATERAL (
-        SELECT s.id, s.created_seq
+        SELECT s.created_seq
           FROM read.job_states s
          WHERE s.kind = k.kind AND s.created_seq < %(before)s
-           AND s.status = k.status AND s.role = k.role AND coalesce(s.model, '') = k.model
-         ORDER BY s.created_seq DESC LIMIT %(limit)s
+         ORDER BY s.created_seq DESC LIMIT %(window)s
      ) AS s
      WHERE (%(status)s::text[] IS NULL OR k.status = ANY(%(status)s))
        AND (%(role)s::text IS NULL OR k.role = %(role)s)
        AND (%(model)s::text IS NULL OR k.model = %(model)s)
-     ORDER BY s.created_seq DESC LIMIT %(limit)s
-  ) AS page
-  JOIN read.jobs j ON j.id = page.id
- WHERE %(pattern)s::text IS NULL OR j.title ILIKE %(pattern)s
- ORDER BY page.created_seq DESC
+     ORDER BY s.created_seq DESC LIMIT %(window)s
+), titled AS MATERIALIZED (
+    SELECT f.id, f.created_seq
+      FROM part p JOIN read.job_facts f ON f.created_seq = p.created_seq
+     WHERE (%(pattern)s::text IS NULL OR f.title ILIKE %(pattern)s)
+     ORDER BY p.created_seq DESC LIMIT %(limit)s
+)
+SELECT told.*, j.*
+  FROM (
+    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
+           (SELECT count(*) FROM titled) AS hits, (SELECT min(created_seq) FROM titled) AS hits_to
+  ) AS told
+  LEFT JOIN (
+    titled JOIN read.jobs j ON j.id = titled.id
+       AND (%(role)s::text IS NULL OR j.role = %(role)s)
+       AND (%(status)s::text[] IS NULL OR j.status = ANY(%(status)s))
+       AND (%(model)s::text IS NULL OR j.assigned_model = %(model)s)
+  ) ON true
+ ORDER BY j.created_seq DESC

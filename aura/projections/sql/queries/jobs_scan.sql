@@ -1,13 +1,13 @@
 -- jobs_scan: looks at the newest `window` jobs before a place and keeps those that match anything. Bounded by what it looks
--- at, not by what it finds: `scanned` and `scanned_to` (on every row, and on a row of NULLs when nothing matched) say how far
--- it came, so that the next page goes on from there.
+-- at, not by what it finds: `scanned`, `scanned_to`, `hits` and `hits_to` (on every row, and on a row of NULLs when nothing
+-- matched) say how far it came, so that the next page goes on from there.
 WITH part AS MATERIALIZED (
     SELECT id, created_seq, title, role
       FROM read.job_facts
      WHERE created_seq < %(before)s AND (%(project_id)s::integer IS NULL OR project_id = %(project_id)s)
      ORDER BY created_seq DESC LIMIT %(window)s
 ), hits AS MATERIALIZED (
-    SELECT p.id
+    SELECT p.id, p.created_seq
       FROM part p JOIN read.job_states s ON s.id = p.id
      WHERE (%(pattern)s::text IS NULL OR p.title ILIKE %(pattern)s)
        AND (%(role)s::text IS NULL OR p.role = %(role)s)
@@ -15,7 +15,10 @@ WITH part AS MATERIALIZED (
        AND (%(model)s::text IS NULL OR s.model = %(model)s)
      ORDER BY p.created_seq DESC LIMIT %(limit)s
 )
-SELECT told.scanned, told.scanned_to, j.*
-  FROM (SELECT count(*) AS scanned, min(created_seq) AS scanned_to FROM part) AS told
+SELECT told.*, j.*
+  FROM (
+    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
+           (SELECT count(*) FROM hits) AS hits, (SELECT min(created_seq) FROM hits) AS hits_to
+  ) AS told
   LEFT JOIN (hits JOIN read.jobs j ON j.id = hits.id) ON true
  ORDER BY j.created_seq DESC

@@ -1,0 +1,82 @@
+"""Submit → assigned → handler started at 100 jobs a second, over HTTP, through all processes of a real ``aura up``.
+
+The clock starts before the request is written; ``assigned`` is when a NATS subscriber of the committed space sees the event, ``started``
+when the handler runs in the worker's process. Producer, gateway, scheduler, projector, worker, nats-server and Postgres share the cores.
+Open loop: a late answer does not slow the producer. Baseline: a PING and its PONG with
+the same nats-server, meanwhile idle: what one hop there and back costs on this machine at this hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bench import stack
+from bench.bench import Bench, Scenario
+from bench.figures import Figure, Target
+from bench.samples import Latency
+
+RATE = 100
+
+
+async def run(bench: Bench) -> None:
+    """See the module docstring."""
+    seconds = bench.pick(30, 8)
+    with bench.scratch("start") as folder:
+        async with stack.running(folder, RATE * (seconds + 5)) as system:
+            hop = await _hop(system)
+            await _paced(system, 0, RATE * 4)
+            meter = system.meter()
+            assigned, started = await _paced(system, RATE * 4, RATE * seconds)
+            note = f"open loop, over HTTP; client and all servers share the cores; {meter.text(RATE * seconds)}"
+            _report(bench, "submit → assigned", assigned, hop, Target(at_most=4.0), None, note)
+            _report(bench, "submit → handler started", started, hop, Target(at_most=6.0), Target(at_most=30.0), note)
+
+
+def _report(
+    bench: Bench, name: str, found: Latency, hop: Latency, p50: Target, p99: Target | None, note: str
+) -> None:
+    bench.report(Figure(f"{name}, p50", found.p50, "ms", hop.p50, "NATS ping", p50, f"{found.text()}; {note}"))
+    bench.report(Figure(f"{name}, p99", found.p99, "ms", hop.p99, "NATS ping", p99))
+
+
+async def _hop(system: stack.Stack) -> Latency:
+    """PING and PONG with nats-server, now and then, as the jobs come."""
+    samples = []
+    for _ in range(300):
+        began = time.perf_counter_ns()
+        await system.connection.flush()
+        samples.append(time.perf_counter_ns() - began)
+        await asyncio.sleep(0.003)
+    return Latency.of_ns(samples)
+
+
+async def _paced(system: stack.Stack, first: int, count: int) -> tuple[Latency, Latency]:
+    sent: dict[str, int] = {}
+    assigned: dict[str, int] = {}
+    sent_at: dict[int, int] = {}
+    system.on_event = lambda _event, job_id, at: assigned.setdefault(job_id, at)
+    before = system.completed
+    pending = set()
+
+    async def submit(number: int) -> None:
+        sent_at[number] = time.monotonic_ns()
+        (job_id,) = await system.submit(range(number, number + 1))
+        sent[job_id] = sent_at[number]
+
+    began = time.monotonic()
+    for index in range(count):
+        wait = began + index / RATE - time.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.create_task(submit(first + index))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+    await asyncio.gather(*pending)
+    await system.all_completed(before + count)
+    slots = system.ledger.slots(first, count)
+    started = [at - sent_at[first + index] for index, (_, at, _) in enumerate(slots)]
+    return Latency.of_ns([assigned[job_id] - at for job_id, at in sent.items()]), Latency.of_ns(started)
+
+
+SCENARIO = Scenario("submit_to_start", "latency over HTTP at 100 jobs/s, whole system", run)
