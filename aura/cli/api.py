@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
 import orjson
 
 from aura import errors
@@ -37,11 +37,19 @@ def problem_error(status: int, body: bytes) -> errors.AuraError:
 
 
 class Api:
-    """A gateway over HTTP. ``with Api(url, data) as api``. Raises ``aura.errors`` only."""
+    """A gateway over HTTP. ``with Api(url, data) as api``. Raises ``aura.errors`` only.
+
+    On ``http.client``: an HTTP library with more to it takes longer to import than most commands to run.
+    """
 
     def __init__(self, url: str | None = None, data: Path | None = None, *, timeout_s: float = 30.0) -> None:
         self.url = gateway_url(url, data)
-        self._client = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise errors.ConfigError(f"{self.url!r} is not an http(s) URL")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._prefix = parts.path
         self._ids = SystemIds()
 
     def __enter__(self) -> Self:
@@ -50,12 +58,19 @@ class Api:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._client.close()
+        self._connection.close()
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "application/json") -> Any:
         """Decoded JSON, or text for another ``accept``."""
-        response = self._send("GET", path, params=_given(params), headers={"Accept": accept})
-        return response.json() if "json" in accept else response.text
+        with self._ask("GET", path, params, None, {"Accept": accept}) as response:
+            body = self._body(response)
+        return orjson.loads(body) if "json" in accept else body.decode("utf-8", "replace")
+
+    def probe(self, path: str) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers (lower case) and body of whatever is answered, errors included."""
+        with self._ask("GET", path, None, None, {}, refuse=False) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return response.status, headers, self._body(response)
 
     def post(
         self, path: str, body: object = None, *, key: str | None = None, headers: Mapping[str, str] | None = None
@@ -64,43 +79,60 @@ class Api:
         sent = {"Idempotency-Key": key or self._ids.uuid7(), "Content-Type": "application/json", **(headers or {})}
         for left in range(REPEATS, 0, -1):
             try:
-                return self._send("POST", path, content=orjson.dumps(body), headers=sent).json()
-            except _AnswerLost:
+                with self._ask("POST", path, None, orjson.dumps(body), sent) as response:
+                    return orjson.loads(self._body(response))
+            except AnswerLost:
                 if left == 1:
                     raise
         raise AssertionError("the loop returns or raises")
 
     def lines(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[str]:
         """The lines of an NDJSON answer, as they come."""
-        try:
-            with self._client.stream(
-                "GET", path, params=_given(params), headers={"Accept": "application/x-ndjson"}
-            ) as response:
-                if response.status_code >= 400:
-                    raise problem_error(response.status_code, response.read())
-                yield from response.iter_lines()
-        except httpx.TransportError as error:
-            raise self._gone(error) from error
+        with self._ask("GET", path, params, None, {"Accept": "application/x-ndjson"}) as response:
+            try:
+                for line in response:
+                    yield line.decode("utf-8", "replace").rstrip("\n")
+            except (OSError, http.client.HTTPException) as error:
+                raise errors.Unavailable(f"{self.url} broke off: {type(error).__name__}") from error
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        *,
+        refuse: bool = True,
+    ) -> http.client.HTTPResponse:
+        given = _given(params)
+        target = f"{self._prefix}{path}" + (f"?{urlencode(given)}" if given else "")
+        if self._connection.sock is None:
+            try:
+                self._connection.connect()
+            except OSError as error:
+                text = f"no gateway at {self.url} ({type(error).__name__}): start `aura up`, or set AURA_URL"
+                raise errors.Unavailable(text) from error
         try:
-            response = self._client.request(method, path, **options)
-        except httpx.ConnectError as error:
-            raise self._gone(error) from error
-        except httpx.TransportError as error:
-            raise _AnswerLost(f"{self.url} gave no answer: {type(error).__name__}") from error
-        if response.status_code >= 400:
-            raise problem_error(response.status_code, response.content)
+            self._connection.request(method, target, body, dict(headers))
+            response = self._connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise AnswerLost(f"{self.url} gave no answer: {type(error).__name__}") from error
+        if refuse and response.status >= 400:
+            raise problem_error(response.status, self._body(response))
         return response
 
-    def _gone(self, error: Exception) -> errors.Unavailable:
-        return errors.Unavailable(
-            f"no gateway at {self.url} ({type(error).__name__}): start `aura up`, or set AURA_URL"
-        )
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise AnswerLost(f"{self.url} broke off: {type(error).__name__}") from error
 
 
-class _AnswerLost(errors.Unavailable):
-    """The command was sent and its outcome is not known."""
+class AnswerLost(errors.Unavailable):
+    """The request was sent and its outcome is not known."""
 
 
 def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -114,8 +146,6 @@ def segment(text: str) -> str:
 
 async def follow(url: str, path: str, query: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """One WebSocket's messages until it ends. Raises ``Unavailable`` when it cannot be opened or breaks, else as HTTP would."""
-    from urllib.parse import urlencode
-
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aura import config
+from aura.cli.api import Api
 from aura.clock import SystemClock
 from aura.config import Settings
-from aura.errors import AuraError
+from aura.errors import AuraError, Unavailable
 from aura.ids import SystemIds
 from aura.running import running
 
@@ -212,52 +212,50 @@ class _Checkup:
             return Finding("", "fail", text, f"start `aura projector`; if it runs, see {self._logs / 'projector.log'}")
         return Finding("", "ok", text)
 
-    async def _get(self, path: str) -> Any:
-        import httpx
+    def _get(self, path: str) -> tuple[int, Mapping[str, str], Any]:
+        """Status, headers, decoded JSON. Raises ``Unavailable``, ``ValueError``."""
+        import orjson
 
-        async with httpx.AsyncClient(base_url=self._url, timeout=5, trust_env=False) as client:
-            return await client.get(path)
+        with Api(self._url, timeout_s=5) as api:
+            status, headers, body = api.probe(path)
+        return status, headers, orjson.loads(body)
 
     async def _gateway(self) -> Finding:
-        import httpx
-
         try:
-            response = await self._get("/readyz?verbose")
-        except httpx.TransportError as error:
-            mend = f"start `aura gateway`, or set AURA_URL; if it runs, see {self._logs / 'gateway.log'}"
-            return Finding("", "fail", f"no answer at {self._url} ({type(error).__name__})", mend)
-        if response.status_code == 200:
+            status, _, answer = self._get("/readyz?verbose")
+        except Unavailable as error:
+            return Finding("", "fail", error.detail, f"if `aura gateway` runs, see {self._logs / 'gateway.log'}")
+        if status == 200:
             return Finding("", "ok", f"ready at {self._url}")
-        checks = response.json().get("checks", {}) if "json" in response.headers.get("content-type", "") else {}
+        checks = answer.get("checks", {})
         wrong = "; ".join(f"{name}: {state}" for name, state in checks.items() if state != "ok")
-        return Finding(
-            "", "fail", wrong or f"{self._url} answered {response.status_code}", "mend what is named above it"
-        )
+        return Finding("", "fail", wrong or f"{self._url} answered {status}", "mend what is named above it")
 
     async def _workers(self) -> Finding:
-        import httpx
-
         try:
-            seen = {row["model_name"]: row for row in (await self._get("/models/health")).json()}
-        except (httpx.TransportError, ValueError, TypeError):
+            status, _, rows = self._get("/models/health")
+        except (Unavailable, ValueError):
             return _skipped("gateway")
+        if status != 200:
+            return _skipped("gateway")
+        seen = {row["model_name"]: row for row in rows}
         wanted = sorted(set(self._settings.role_models.values()))
         missing = [model for model in wanted if not (seen.get(model) or {}).get("slots")]
         online = ", ".join(f"{name} {row['slots']} slots" for name, row in seen.items()) or "none online"
         if missing:
-            mend = f"start one: aura worker command --model {missing[0]} --allow make (or use HTTP: POST /models/{missing[0]}/next)"
+            mend = (
+                f"start one: aura worker command --model {missing[0]} --allow make "
+                f"(or use HTTP: POST /models/{missing[0]}/next)"
+            )
             return Finding("", "warn", f"{online}; nobody serves {', '.join(missing)}", mend)
         return Finding("", "ok", online)
 
     async def _skew(self) -> Finding:
-        import httpx
-
         try:
-            response = await self._get("/health")
-            there = parsedate_to_datetime(response.headers["date"])
-        except (httpx.TransportError, KeyError, ValueError):
+            there = parsedate_to_datetime(self._get("/health")[1]["date"])
+        except (Unavailable, KeyError, ValueError, TypeError):
             return _skipped("gateway")
-        skew_s = (datetime.fromtimestamp(self._clock.now().timestamp(), UTC) - there).total_seconds()
+        skew_s = (self._clock.now() - there).total_seconds()
         if abs(skew_s) > SKEW_S:
             text = f"the gateway's clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} ours"
             return Finding(

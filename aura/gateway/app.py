@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import orjson
 from starlette.requests import Request
@@ -60,6 +61,27 @@ class _Asgi:
         await self._app(scope, receive, send)
 
 
+class ByFirstSegment:
+    """One Starlette router per first path segment: a request is compared with a few routes, not with all of them."""
+
+    def __init__(self, routes: list[BaseRoute]) -> None:
+        self.routes = routes
+        groups: dict[str, list[BaseRoute]] = {}
+        for route in routes:
+            groups.setdefault(_first_segment(getattr(route, "path", "")), []).append(route)
+        rest = groups.pop("{path:path}", [])
+        self._routers = {name: Router([*group, *rest], redirect_slashes=False) for name, group in groups.items()}
+        self._rest = Router(rest, redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        router = self._routers.get(_first_segment(scope["path"]), self._rest)
+        await router(scope, receive, send)
+
+
+def _first_segment(path: str) -> str:
+    return path.split("/", 2)[1] if "/" in path else ""
+
+
 def _table(gateway: Gateway) -> list[BaseRoute]:
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
@@ -71,10 +93,14 @@ def _table(gateway: Gateway) -> list[BaseRoute]:
 
 
 def _description(version: str) -> Route:
-    body = orjson.dumps(openapi.build(ENDPOINTS, version))
+    """``/openapi.json``, built when somebody asks for it first."""
+
+    @lru_cache(1)
+    def body() -> bytes:
+        return orjson.dumps(openapi.build(ENDPOINTS, version))
 
     async def describe(_request: Request) -> Response:
-        return Response(body, media_type="application/json", headers={"cache-control": "no-cache"})
+        return Response(body(), media_type="application/json", headers={"cache-control": "no-cache"})
 
     return Route("/openapi.json", describe, methods=["GET"])
 
@@ -95,4 +121,4 @@ def create_app(ctx: GatewayContext) -> ASGIApp:
         WebSocketRoute("/{path:path}", _Asgi(no_such_socket)),
     ]
     policy = security.Policy.of(ctx.settings.allowed_hosts, ctx.settings.allowed_origins)
-    return Edge(Router(routes, redirect_slashes=False), policy, ctx.metrics, ctx.clock, ctx.ids)
+    return Edge(ByFirstSegment(routes), policy, ctx.metrics, ctx.clock, ctx.ids)

@@ -146,15 +146,16 @@ async def next_job(gateway: Gateway, request: Request) -> Response:
     caller = caller_of(gateway, request)
     job = asyncio.ensure_future(gateway.ctx.next_job(model, asked.worker_id, asked.wait_s, asked.lease_ttl_s, caller))
     gone = asyncio.ensure_future(_hung_up(request))
+    closing = asyncio.ensure_future(gateway.hub.closing.wait())
     try:
-        await asyncio.wait({job, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({job, gone, closing}, return_when=asyncio.FIRST_COMPLETED)
         if not job.done():
             return Response(status_code=204)
         answer = job.result()
     finally:
-        for task in (job, gone):
+        for task in (job, gone, closing):
             task.cancel()
-        await asyncio.gather(job, gone, return_exceptions=True)
+        await asyncio.gather(job, gone, closing, return_exceptions=True)
     return json(answer) if answer is not None else Response(status_code=204)
 
 

@@ -36,19 +36,38 @@ async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns:
                 _write(outlet, frames, patterns)
                 feed.reached(frames[-1].seq)
                 metrics.resumes.labels("ring").inc()
-            case FromLog(from_seq, to_seq):
+            case FromLog(from_seq, to_seq) if len(patterns) > 1:
                 _write(outlet, await gateway.pages.frames(from_seq, to_seq), patterns)
                 feed.reached(to_seq)
                 metrics.resumes.labels("log").inc()
+            case FromLog(from_seq, _):
+                await _filtered(gateway, outlet, feed, patterns[0], from_seq, hub.view().ring_first - 1)
+                metrics.resumes.labels("filtered").inc()
         if not await outlet.drained(limits.stall_s):
             hub.slow(outlet, f"since={feed.position}")
     return None
 
 
+async def _filtered(gateway: Gateway, outlet: Outlet, feed: Feed, pattern: str, from_seq: int, to_seq: int) -> None:
+    """Let the log choose: one job's history must not cost the history of all."""
+    async for batch in gateway.ctx.store.read(
+        from_seq, to_seq=to_seq, subject=pattern, batch=gateway.limits.page_events
+    ):
+        outlet.write(b"".join([_bytes(outlet, Frame(recorded)) for recorded in batch]))
+        feed.reached(batch[-1].seq)
+        if not await outlet.drained(gateway.limits.stall_s) or outlet.closed:
+            return
+    feed.reached(to_seq)
+
+
+def _bytes(outlet: Outlet, frame: Frame) -> bytes:
+    return frame.ws if outlet.wire == "ws" else frame.sse
+
+
 def _write(outlet: Outlet, frames: Sequence[Frame], patterns: tuple[str, ...]) -> None:
     chosen = [frame for frame in frames if patterns == EVERYTHING or _wanted(frame, patterns)]
     if chosen:
-        outlet.write(b"".join([frame.ws if outlet.wire == "ws" else frame.sse for frame in chosen]))
+        outlet.write(b"".join([_bytes(outlet, frame) for frame in chosen]))
 
 
 def _wanted(frame: Frame, patterns: tuple[str, ...]) -> bool:

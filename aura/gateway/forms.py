@@ -32,7 +32,6 @@ def _pattern(value: str) -> str:
         raise ValueError(error.detail) from None
 
 
-Digits = Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]
 Seq = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 Limit = Annotated[int, Field(ge=1, le=500)]
 OpaqueCursor = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_=.:|-]+$")]

@@ -5,7 +5,7 @@ JSON and NDJSON are the stored bytes with the sequence in front; only CloudEvent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import urlencode
 
 import orjson
@@ -21,6 +21,8 @@ from aura.gateway.frames import event_json
 from aura.log.store import Recorded
 
 CLOUDEVENTS = "application/cloudevents-batch+json"
+#: An answer ends (and ``Link`` goes on) after about so many bytes.
+MAX_BYTES = 8 * 1024 * 1024
 MEDIA = (accept.JSON, accept.NDJSON, CLOUDEVENTS, "application/cloudevents+json")
 
 
@@ -50,6 +52,12 @@ def render(events: Sequence[Recorded], media: str, epoch: str, headers: dict[str
     return Response(orjson.dumps([cloudevent(r, epoch) for r in events]), headers=headers, media_type=CLOUDEVENTS)
 
 
+async def _each(batches: AsyncIterator[list[Recorded]]) -> AsyncIterator[Recorded]:
+    async for batch in batches:
+        for recorded in batch:
+            yield recorded
+
+
 async def events(gateway: Gateway, request: Request) -> Response:
     """``GET /events``: sequences ``from … to`` (inclusive), at most ``limit``; ``Link`` names the rest."""
     asked = query(EventsQuery, request)
@@ -57,16 +65,17 @@ async def events(gateway: Gateway, request: Request) -> Response:
     if asked.to is not None and asked.to < asked.from_:
         raise InvalidRequest("to is before from", field="to")
     found: list[Recorded] = []
-    last = 0
-    batch_size = min(asked.limit + 1, 1_000)
-    async for batch in gateway.ctx.store.read(
-        max(asked.from_, 1), to_seq=asked.to, subject=asked.subject, batch=batch_size
-    ):
-        found += batch
-        if len(found) > asked.limit:
+    size = 0
+    more = False
+    window = gateway.ctx.store.read(
+        max(asked.from_, 1), to_seq=asked.to, subject=asked.subject, batch=min(asked.limit + 1, 1_000)
+    )
+    async for recorded in _each(window):
+        more = len(found) == asked.limit or size > MAX_BYTES
+        if more:
             break
-    more = len(found) > asked.limit
-    found = found[: asked.limit]
+        found.append(recorded)
+        size += len(recorded.body)
     headers = {}
     if more:
         last = found[-1].seq

@@ -84,6 +84,8 @@ class Hub:
         self._ring: Ring | None = None
         self._outlets: dict[Outlet, None] = {}
         self._reached: list[tuple[int, asyncio.Future[None]]] = []
+        self.closing = asyncio.Event()
+        """Set by :meth:`close`: whatever waits on behalf of a client ends now."""
         self.epoch = ""
         self.first = 1
         self.failure: str | None = "starting"
@@ -129,10 +131,6 @@ class Hub:
                 self._dirty[target] = None
         if self._dirty:
             self._schedule()
-
-    def wants(self, subject: str) -> bool:
-        """Whether a note on ``subject`` would reach anybody: what nobody wants need not be decrypted."""
-        return bool(self._trie.match(subject))
 
     def lost(self, reason: str) -> None:
         """The log is not the one we followed (G5): reset everybody, take nobody in."""
@@ -239,6 +237,7 @@ class Hub:
     def close(self, reason: str = "restarting") -> None:
         """Say goodbye to everybody (1001). Safe twice."""
         self.flush()
+        self.closing.set()
         self.failure = self.failure or reason
         for outlet in list(self._outlets):
             outlet.end(Ending.GOING_AWAY, reason)

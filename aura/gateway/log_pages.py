@@ -15,6 +15,9 @@ from aura.errors import Unavailable
 from aura.gateway.frames import Frame
 from aura.log.store import EventStore
 
+#: A page of unusually large events is not kept.
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+
 
 class LogPages:
     """The most recently used ``keep`` pages of ``page_events`` events each."""
@@ -36,7 +39,7 @@ class LogPages:
         if page is None:
             whole = to_seq == end
             page = await self._shared(start if whole else from_seq, to_seq)
-            if whole and page[0].seq == start:
+            if whole and page[0].seq == start and sum(len(frame.ws) for frame in page) <= MAX_PAGE_BYTES:
                 self._kept[number] = page
                 while len(self._kept) > self._keep:
                     self._kept.popitem(last=False)

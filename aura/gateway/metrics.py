@@ -1,7 +1,7 @@
 """What Prometheus scrapes at ``/metrics``. One registry per application, so that two in one process (tests) do not
 collide.
 
-Labels are bounded: route templates, never paths; status classes as codes.
+Labels are bounded: route templates, never paths. Children are looked up once.
 """
 
 from __future__ import annotations
@@ -43,11 +43,17 @@ class Metrics:
         )
         self.refused = Counter("aura_http_refused", "Requests refused at the edge", ["code"], registry=self.registry)
 
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
     def exposition(self) -> bytes:
         """The text format, everything."""
         return generate_latest(self.registry)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        self.requests.labels(method, route, str(status)).inc()
-        self.latency.labels(method, route).observe(seconds)
+        found = self._children.get((method, route, status))
+        if found is None:
+            found = (self.requests.labels(method, route, str(status)), self.latency.labels(method, route))
+            self._children[method, route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,6 +20,8 @@ from aura.log.store import EventStore
 
 #: ``/models/health`` shows models heard of in the last five minutes.
 HEALTH_WINDOW_S = 300.0
+#: How long a read of one job lets the read model catch up with the job's last event.
+SETTLE_S = 0.2
 
 
 async def _fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
@@ -99,13 +102,35 @@ async def job(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}``: a job, or a root job derived from its jobs."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
     as_of = await _fresh(gateway, query(Fresh, request))
-    row = await gateway.ctx.queries.get_job(job_id, as_of=as_of)
+    if as_of is not None:
+        return _found(request, await gateway.ctx.queries.get_job(job_id, as_of=as_of), "job", job_id, tagged=False)
+    row = await _projected(gateway, job_id, gateway.ctx.queries.get_job)
     if row is not None:
-        return _tagged(request, row, row.get("seq") if as_of is None else None)
-    prd = await gateway.ctx.queries.get_prd(job_id, as_of=as_of)
+        return _tagged(request, row, row.get("seq"))
+    prd = await gateway.ctx.queries.get_prd(job_id)
     if prd is None:
         raise NotFound("job", job_id)
-    return _tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq") if as_of is None else None)
+    return _tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq"))
+
+
+async def _projected(gateway: Gateway, job_id: str, ask: Callable[[str], Awaitable[Row | None]]) -> Row | None:
+    """A read model's row of a job that may be younger than the read model.
+
+    A row older than the job's last event gets a moment (:data:`SETTLE_S`) to catch up, so that who just gave a command sees its
+    effect; one that is missing although the log has the job is waited for, and then it is 503, never a false 404.
+    """
+    row = await ask(job_id)
+    try:
+        head = await gateway.ctx.commands.jobs.head(job_id)
+    except NotFound:
+        return row
+    if row is None:
+        if not await gateway.ctx.queries.wait_for(head.seq, gateway.limits.min_seq_wait_s):
+            raise Unavailable("the read model has not reached this job yet", retry_after_s=1)
+        return await ask(job_id)
+    if int(row.get("seq", head.seq)) < head.seq and await gateway.ctx.queries.wait_for(head.seq, SETTLE_S):
+        return await ask(job_id)
+    return row
 
 
 async def prds(gateway: Gateway, request: Request) -> Response:
@@ -119,8 +144,8 @@ async def prds(gateway: Gateway, request: Request) -> Response:
 async def prd(gateway: Gateway, request: Request) -> Response:
     """``GET /prds/{root_job_id}``."""
     root = subjects.check_job_id(request.path_params["root_job_id"], "root_job_id")
-    as_of = await _fresh(gateway, query(Fresh, request))
-    return _found(request, await gateway.ctx.queries.get_prd(root, as_of=as_of), "prd", root, tagged=as_of is None)
+    await _fresh(gateway, query(FreshOnly, request))
+    return _found(request, await gateway.ctx.queries.get_prd(root), "prd", root)
 
 
 def _found(request: Request, row: Row | None, kind: str, key: str, *, tagged: bool = True) -> Response:
@@ -143,7 +168,7 @@ async def archive(gateway: Gateway, request: Request) -> Response:
     """``GET /archives/{id}``."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
     await _fresh(gateway, query(FreshOnly, request))
-    return _found(request, await gateway.ctx.queries.get_archive(job_id), "archive", job_id)
+    return _found(request, await _projected(gateway, job_id, gateway.ctx.queries.get_archive), "archive", job_id)
 
 
 async def models_health(gateway: Gateway, request: Request) -> Response:
@@ -185,7 +210,7 @@ async def explain(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}/explain``."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
     await _fresh(gateway, query(FreshOnly, request))
-    row = await gateway.ctx.explain(job_id)
+    row = await _projected(gateway, job_id, gateway.ctx.explain)
     if row is None:
         raise NotFound("job", job_id)
     return json(row)

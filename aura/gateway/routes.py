@@ -128,7 +128,7 @@ _PRDS = (
     _get("/prds", "list_prds", reads.prds, "PRDs, newest first", "prds", _ok("PRDs", a.array(a.Prd)),
          query=forms.PageQuery),
     _get("/prds/{root_job_id}", "get_prd", reads.prd, "A PRD and its jobs", "prds", _ok("The PRD", a.Prd),
-         query=forms.Fresh, errors=(404,)),
+         query=forms.FreshOnly, errors=(404,)),
 )  # fmt: skip
 
 _JOBS = (

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -90,6 +91,7 @@ def _split_host(authority: str) -> tuple[str, str]:
     return name, port
 
 
+@lru_cache(256)
 def _is_loopback_name(name: str) -> bool:
     if name == "localhost":
         return True

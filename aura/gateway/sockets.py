@@ -11,6 +11,7 @@ Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -28,33 +29,36 @@ from aura.gateway.outlet import Ending, Wire
 
 #: Seconds between our close frame and cutting the connection of a client that does not answer it.
 CLOSE_WAIT_S = 2.0
+#: Most bytes of a response that are joined.
+CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
 
 
 class WebSocketOutlet:
-    """A WebSocket client, written to directly. Lives as long as its connection."""
+    """A WebSocket client, written to directly. Lives as long as its connection.
 
-    __slots__ = ("_protocol",)
+    ``write`` and ``buffered`` *are* the transport's: the hub calls them for every client and every tick. Once a close frame is out,
+    or the connection is gone, :meth:`mute` makes them do nothing.
+    """
+
+    __slots__ = ("_protocol", "buffered", "closed", "write")
     wire: Wire = "ws"
 
     def __init__(self, protocol: WebSocketProtocol) -> None:
         self._protocol = protocol
+        self.closed = False
+        self.write: Callable[[bytes], None] = protocol.transport.write
+        self.buffered: Callable[[], int] = protocol.transport.get_write_buffer_size
 
-    @property
-    def closed(self) -> bool:
-        protocol = self._protocol
-        return protocol.close_sent or protocol.disconnected or protocol.transport.is_closing()
-
-    def write(self, data: bytes) -> None:
-        if not self.closed:
-            self._protocol.transport.write(data)
-
-    def buffered(self) -> int:
-        return self._protocol.transport.get_write_buffer_size()
+    def mute(self) -> None:
+        """Nothing is sent any more."""
+        self.closed = True
+        self.write = _ignore
+        self.buffered = _none
 
     async def drained(self, timeout_s: float) -> bool:
         writable = self._protocol.writable
-        while not writable.is_set():
+        while not writable.is_set() and not self.closed:
             before = self.buffered()
             try:
                 async with asyncio.timeout(timeout_s):
@@ -66,6 +70,14 @@ class WebSocketOutlet:
 
     def end(self, code: int, reason: str) -> None:
         self._protocol.end(code, reason)
+
+
+def _ignore(_data: bytes) -> None:
+    """Where a muted outlet writes."""
+
+
+def _none() -> int:
+    return 0
 
 
 def _problem(status: int, code: str, detail: str) -> bytes:
@@ -97,10 +109,28 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
         self.close_timeout = CLOSE_WAIT_S
         self._fragments = 0
+        self._outlet: WebSocketOutlet | None = None
 
     async def run_asgi(self) -> None:
-        self.scope["extensions"][OUTLET] = WebSocketOutlet(self)  # type: ignore[assignment]
+        self._outlet = WebSocketOutlet(self)
+        self.scope["extensions"][OUTLET] = self._outlet  # type: ignore[assignment]
         await super().run_asgi()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._mute()
+        super().connection_lost(exc)
+
+    def _mute(self) -> None:
+        if self._outlet is not None:
+            self._outlet.mute()
+
+    def handle_parser_exception(self) -> None:
+        self._mute()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        self._mute()
+        super().keepalive_timeout()
 
     def handle_cont(self, event: Frame) -> None:
         self._fragments += 1
@@ -118,6 +148,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_ping()
 
     def handle_close(self, event: Frame) -> None:
+        self._mute()
         super().handle_close(event)
         if self.transport.is_closing():  # it may never read what is still unsent
             self.loop.call_later(CLOSE_WAIT_S, self.transport.abort)
@@ -129,6 +160,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             self.transport.close()
             return
+        self._mute()
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason[:120])
@@ -150,6 +182,39 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             super().shutdown()
 
 
+class _Cork:
+    """Joins what is written in one turn of the event loop: uvicorn writes a response's head and body apart, this makes one system
+    call and one packet of them. Everything else goes to the transport."""
+
+    __slots__ = ("_loop", "_parts", "_size", "transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > CORKED_BYTES:
+            self._flush()  # so that the transport can say "enough"
+
+    def close(self) -> None:
+        self._flush()
+        self.transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            data, self._parts, self._size = b"".join(self._parts), [], 0
+            self.transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """See the module docstring."""
 
@@ -164,6 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Cork(transport, self.loop))
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -176,6 +242,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._unparsed += len(data)
             if self._unparsed > self.limits.head_bytes:
                 self._refuse_head()
+
+    def handle_websocket_upgrade(self) -> None:
+        self.transport = cast(_Cork, self.transport).transport
+        super().handle_websocket_upgrade()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

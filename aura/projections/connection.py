@@ -14,6 +14,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.adapt import Loader
 from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
 
 from aura.errors import Unavailable
 
@@ -28,20 +29,16 @@ _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count
 
 
 class _Rfc3339(Loader):
-    """``2026-11-22 02:35:25.000123+00`` (session in UTC) → ``2026-11-22T02:35:25.000123Z``."""
+    """``2026-11-22 02:35:25.123+00`` (session in UTC) → ``2026-11-22T02:35:25.123000Z``. On the hot path of every list."""
 
     def load(self, data: Any) -> str:
-        text = bytes(data).decode()
-        if text.endswith("+00"):
-            day, _, rest = text[:-3].partition(" ")
-            clock, _, fraction = rest.partition(".")
-            return f"{day}T{clock}.{fraction:0<6}Z"
-        return text
-
-
-class _Text(Loader):
-    def load(self, data: Any) -> str:
-        return bytes(data).decode()
+        text = str(data, "ascii")
+        size = len(text)
+        if size == 29:
+            return f"{text[:10]}T{text[11:26]}Z"
+        if size > 22 and text[-3:] == "+00":
+            return f"{text[:10]}T{text[11:-3]:0<15}Z"
+        return f"{text[:10]}T{text[11:19]}.000000Z" if size == 22 else text  # infinity, years beyond 9999
 
 
 class _Json(Loader):
@@ -53,7 +50,7 @@ def adapt(connection: AsyncConnection[Any]) -> None:
     """Register how values come back on this connection."""
     adapters = connection.adapters
     adapters.register_loader("timestamptz", _Rfc3339)
-    adapters.register_loader("uuid", _Text)
+    adapters.register_loader("uuid", TextLoader)  # in C, where psycopg is
     adapters.register_loader("json", _Json)
     adapters.register_loader("jsonb", _Json)
 

@@ -11,6 +11,8 @@ import zlib
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from aura.domain.job_state import JobStatus
 from aura.errors import PoisonEvent
 from aura.projections.decoding import LogEvent
@@ -74,13 +76,12 @@ class JobsFold:
             found.append(Write("projections/jobs/write_created", [_present(row) for row in self._created.values()]))
         if self._changed:
             rows = [_present(_carried(event) | own) for event, own in self._changed.values()]
-            found.append(Write("projections/jobs/write_changed", rows, {"block": self._block}))
-        if self._throughput:
-            rows = [
+            throughput = [
                 {"minute": minute, "project_id": project, "model": model, "outcome": outcome, "n": n}
                 for (minute, project, model, outcome), n in self._throughput.items()
             ]
-            found.append(Write("projections/jobs/write_throughput", rows))
+            params = {"block": self._block, "throughput": orjson.dumps(throughput).decode()}
+            found.append(Write("projections/jobs/write_changed", rows, params))
         return found
 
 

@@ -247,7 +247,7 @@ class Queries:
     async def stats(self, *, project_id: int | None = None, as_of: AsOf | None = None) -> dict[str, Any]:
         """Counts by status, throughput of the last hour, latency percentiles in seconds, success rate per model.
 
-        Latencies are those of the newest 5,000 finished jobs and are left out as of the past.
+        Latencies are those of the newest 2,000 finished jobs and are left out as of the past.
         """
         if project_id is not None:
             subjects.check_project(project_id)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import psycopg
 import structlog
 
 from aura.errors import InvalidRequest, LogRegression
@@ -35,6 +36,7 @@ from aura.projections.writer import Writer
 _log = structlog.get_logger("aura.projections")
 Progress = Callable[[int, int], None]
 _REBUILD_LOCK = 16
+_SWITCH_TRIES, _SWITCH_WAIT_S = 60, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +188,29 @@ class _Rebuild:
 
     async def _switch(self, writer: Writer, comparable: bool) -> None:
         shadow = writer.versions[0]
+        for attempt in range(_SWITCH_TRIES):
+            try:
+                await self._switch_once(writer, shadow, comparable)
+                break
+            except psycopg.errors.LockNotAvailable:
+                # A long read holds the old views. Waiting in line would hold up every reader behind us: let them pass, again.
+                shadow.status = "shadow"
+                if attempt == _SWITCH_TRIES - 1:
+                    raise
+        kept = await versions.load(self._connection, self._projection, status="old")
+        for older in kept[:-1]:
+            await versions.drop(self._connection, older)
+
+    async def _switch_once(self, writer: Writer, shadow: Version, comparable: bool) -> None:
         holder = await connect(self._conninfo, "aura-rebuild-switch")
         try:
             async with holder.transaction():
                 seq = await self._held(holder)
                 await self._fold_to(writer, seq if comparable else (await self._source.identity()).last_seq)
+                await holder.execute(f"SET LOCAL lock_timeout = '{_SWITCH_WAIT_S}s'")
                 await versions.switch(holder, shadow)
         finally:
             await holder.close()
-        kept = await versions.load(self._connection, self._projection, status="old")
-        for older in kept[:-1]:
-            await versions.drop(self._connection, older)
 
     async def _verified(self, version: Version, seq: int) -> None:
         await self._connection.execute(

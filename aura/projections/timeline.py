@@ -27,13 +27,13 @@ class TimelineFold:
     def writes(self) -> list[Write]:
         if not self._events:
             return []
+        if len(self._events) < COPY_FROM:
+            return [Write("projections/timeline/write_events", [_row(event) for event in self._events], {"block": self._block})]
         earliest = min(event.stored_ns for event in self._events)
-        if len(self._events) >= COPY_FROM:
-            copied = "".join([_line(event) for event in self._events])
-            rows = Write("projections/timeline/copy_events", [], copy=copied)
-        else:
-            rows = Write("projections/timeline/write_events", [_row(event) for event in self._events])
-        return [rows, Write("projections/timeline/write_blocks", [{"block": self._block, "min_stored_ns": earliest}])]
+        return [
+            Write("projections/timeline/copy_events", [], copy="".join([_line(event) for event in self._events])),
+            Write("projections/timeline/write_blocks", [{"block": self._block, "min_stored_ns": earliest}]),
+        ]
 
 
 def _row(event: LogEvent) -> dict[str, Any]:

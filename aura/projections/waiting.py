@@ -41,10 +41,10 @@ class Progress:
     async def stop(self) -> None:
         """Stop listening. Safe twice."""
         task, self._task = self._task, None
-        if task is not None:
+        while task is not None and not task.done():
+            # Again and again: psycopg waits with ``asyncio.wait_for``, which in Python 3.11 may swallow a cancellation.
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task}, timeout=0.2)
 
     @property
     def known(self) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 import psycopg
@@ -27,8 +26,9 @@ from aura.errors import AuraError
 from aura.log.store import Recorded
 from aura.projections import sql
 from aura.projections.checkpoint import sha256
-from aura.projections.connection import CHANNEL, Connection
+from aura.projections.connection import Connection
 from aura.projections.decoding import LogEvent
+from aura.projections.pipeline import Pipeline, Statement
 from aura.projections.projection import Write
 from aura.projections.versions import Version
 
@@ -102,6 +102,7 @@ class Writer:
         self._decode = decode
         self._announce = announce
         self._generation = 0
+        self._pipeline = Pipeline(connection)
 
     @property
     def seq(self) -> int:
@@ -147,63 +148,47 @@ class Writer:
     async def _transact(self, batch: Batch) -> None:
         """Checkpoints first: they are locked and compared before any row is written, so that what a projector that was
         overtaken would write again is never mistaken for poison."""
-        connection = self.connection
-        copies = [(one.version, write) for one in batch.folded for write in one.writes if write.copy is not None]
-        if not copies:
-            async with connection.pipeline(), connection.transaction():
-                await self._statements(batch)
-            return
-        async with connection.transaction():  # a COPY cannot be pipelined: a few round trips more
-            async with connection.pipeline():
-                await self._statements(batch)
-            for version, write in copies:
-                await self._copy(version, write)
-
-    async def _statements(self, batch: Batch) -> None:
-        await self._advance([folded.version for folded in batch.folded], batch.last)
+        statements = [self._advance([folded.version for folded in batch.folded], batch.last, announce=self._announce)]
         for folded in batch.folded:
-            for write in folded.writes:
-                if write.copy is None:
-                    await self._write(folded.version, write)
-            if folded.aside:
-                await self._keep_aside(folded)
-        if self._announce:
-            await self.execute("SELECT pg_notify(%s, %s)", (CHANNEL, f"{self._epoch}:{batch.last.seq}"))
+            statements += _statements(folded)
+        if not any(write.copy for folded in batch.folded for write in folded.writes):
+            await self.run(statements)
+            return
+        async with self.connection.transaction():  # a COPY cannot be pipelined: a few round trips more
+            await self.run(statements)
+            for folded in batch.folded:
+                await self._copies(folded)
 
-    async def _advance(self, moving: Sequence[Version], last: Recorded) -> None:
-        moved = (last.seq, sha256(last.body), last.stored_at_ns)
-        for version in moving:
-            await self.execute(
-                "SELECT aura.advance(%s, %s, %s, %s, %s, %s, %s, %s)",
-                (version.name, version.version, version.status, version.seq, self._epoch, *moved),
-            )
+    def _advance(self, moving: Sequence[Version], last: Recorded, *, announce: bool = False) -> Statement:
+        left = [{"name": one.name, "version": one.version, "status": one.status, "seq": one.seq} for one in moving]
+        params = {
+            "versions": orjson.dumps(left).decode(),
+            "epoch": self._epoch,
+            "seq": last.seq,
+            "sha256": sha256(last.body),
+            "stored_ns": last.stored_at_ns,
+            "announce": announce,
+        }
+        return sql.text("projections/advance"), params
 
-    async def _write(self, version: Version, write: Write) -> None:
-        text = sql.for_schema(write.sql, version.schema)
-        await self.execute(text, {"rows": orjson.dumps(write.rows).decode(), **(write.params or {})})
+    async def run(self, statements: Sequence[Statement]) -> None:
+        """Statements in one round trip. With :meth:`copy`, where a test can make it crash."""
+        await self._pipeline.run(statements)
 
-    async def _copy(self, version: Version, write: Write) -> None:
-        assert write.copy is not None
-        async with self.connection.cursor() as cursor, cursor.copy(sql.for_schema(write.sql, version.schema)) as copy:
-            await copy.write(write.copy)
+    async def copy(self, text: str, lines: str) -> None:
+        """A ``COPY … FROM STDIN``."""
+        async with self.connection.cursor() as cursor, cursor.copy(text) as copy:
+            await copy.write(lines)
+
+    async def _copies(self, folded: Folded) -> None:
+        for write in folded.writes:
+            if write.copy is not None:
+                await self.copy(sql.for_schema(write.sql, folded.version.schema), write.copy)
 
     async def apply(self, folded: Folded) -> None:
         """Run a folded batch's statements in the transaction that the caller has open."""
-        for write in folded.writes:
-            await (self._write if write.copy is None else self._copy)(folded.version, write)
-
-    async def execute(self, text: str, params: Any = None) -> None:
-        """Every statement of a transaction passes here, so that a test can fail any one of them."""
-        await self.connection.execute(text, params)
-
-    async def _keep_aside(self, folded: Folded) -> None:
-        rows = [
-            {"kind": kind, "entity": entity, "seq": one.seq, "last_seq": one.last_seq, "events": one.events}
-            | {"subject": one.subject[:500], "reason": one.reason or ""}
-            for (kind, entity), one in folded.aside.items()
-        ]
-        params = (folded.version.name, folded.version.version, orjson.dumps(rows).decode())
-        await self.execute(sql.text("projections/keep_aside"), params)
+        await self.run(_statements(folded))
+        await self._copies(folded)
 
     # --- poison that only Postgres recognises
 
@@ -238,7 +223,7 @@ class Writer:
         """Whether Postgres takes these events' rows. Changes nothing."""
         try:
             async with self.connection.transaction(force_rollback=True):
-                await self._advance([version], last)
+                await self.run([self._advance([version], last)])
                 await self.apply(fold_events(version, events))
         except psycopg.Error as error:
             if _is_data_error(error):
@@ -279,6 +264,25 @@ def fold_events(
                 problem = f"cannot be applied: {type(error).__name__}"
         aside[key] = Aside(event.subject, event.seq, event.seq, reason=problem)
     found.writes = fold.writes()
+    return found
+
+
+def _statements(folded: Folded) -> list[Statement]:
+    """Everything but the copies."""
+    version = folded.version
+    found: list[Statement] = [
+        (sql.for_schema(write.sql, version.schema), {"rows": orjson.dumps(write.rows).decode(), **(write.params or {})})
+        for write in folded.writes
+        if write.copy is None
+    ]
+    if folded.aside:
+        rows = [
+            {"kind": kind, "entity": entity, "seq": one.seq, "last_seq": one.last_seq, "events": one.events}
+            | {"subject": one.subject[:500], "reason": one.reason or ""}
+            for (kind, entity), one in folded.aside.items()
+        ]
+        params = {"projection": version.name, "version": version.version, "rows": orjson.dumps(rows).decode()}
+        found.append((sql.text("projections/keep_aside"), params))
     return found
 
 

@@ -49,8 +49,7 @@ async def carry_out(handler: JobHandler, decisions: Sequence[JobDecision], calle
     for index, decision in enumerate(decisions):
         try:
             events = decide(decision.head.state, decision.command, now=handler.clock.now())
-        except Refused as refusal:
-            log.info("executor.refused", job_id=decision.head.job_id, code=refusal.code, detail=refusal.detail)
+        except Refused:
             continue
         if events:
             appends.append(handler.prepare(decision.head, events[0], caller)[0])
@@ -65,8 +64,7 @@ async def carry_out(handler: JobHandler, decisions: Sequence[JobDecision], calle
         if len(appends) > 1:
             raise
         fate = Fate.MOVED_ON
-    except Unavailable as error:
-        log.warning("executor.no_answer", jobs=len(appends), error=error.detail)
+    except Unavailable:
         fate = Fate.UNKNOWN
     for index in sent:
         fates[index] = fate
@@ -165,7 +163,10 @@ class Executor:
                     self._ensured.add(decision.command.model)
             if self._permitted(caller):
                 fates = await carry_out(self._handler, decisions, caller)
-            again_s = AGAIN_UNAVAILABLE_S if fates[0] is Fate.UNKNOWN else AGAIN_REFUSED_S
+            again_s = AGAIN_REFUSED_S
+            if Fate.UNKNOWN in fates:
+                log.warning("executor.no_answer", jobs=len(decisions))
+                again_s = AGAIN_UNAVAILABLE_S
         except WrongExpectedSequence:
             raise
         except Unavailable as error:

@@ -94,36 +94,38 @@ class Pool:
 
     def hear(self, worker_id: str, slots: int, status: str, until: float) -> bool:
         """Take a heartbeat. ``True`` when it changed the pool's size or health."""
+        before = self._shape()
         self.heard = True
         if status in GOODBYE:
             self.workers.pop(worker_id, None)
-            return self.recount()
-        self.grace = False
-        if status == DRAINING:
-            slots = 0
-        worker = self.workers.get(worker_id)
-        if worker is None:
-            self.workers[worker_id] = Worker(slots, status, until)
         else:
-            unchanged = (worker.slots, worker.status) == (slots, status)
-            worker.slots, worker.status, worker.until = slots, status, until
-            if unchanged:
-                return False
-        return self.recount()
+            self.grace = False
+            slots = 0 if status == DRAINING else slots
+            worker = self.workers.get(worker_id)
+            if worker is not None and (worker.slots, worker.status) == (slots, status):
+                worker.until = until
+                return before != self._shape()
+            self.workers[worker_id] = Worker(slots, status, until)
+        self.recount()
+        return before != self._shape()
 
     def lose(self, worker_id: str) -> bool:
         """A worker is gone. ``True`` when that changed the pool."""
-        return self.workers.pop(worker_id, None) is not None and self.recount()
+        before = self._shape()
+        self.workers.pop(worker_id, None)
+        self.recount()
+        return before != self._shape()
 
-    def recount(self) -> bool:
-        """Size and health from the workers (or, in grace, from the registration). ``True`` when they changed."""
-        before = (self.slots, self.degraded, bool(self.workers))
+    def recount(self) -> None:
+        """Size and health from the workers (or, in grace, from the registration)."""
         if self.grace and not self.workers and self.state is not None:
             self.slots, self.degraded = max(1, self.state.slots), self.state.status is ModelStatus.DEGRADED
         else:
             self.slots = sum(worker.slots for worker in self.workers.values())
             self.degraded = bool(self.workers) and all(w.status not in HEALTHY for w in self.workers.values())
-        return before != (self.slots, self.degraded, bool(self.workers))
+
+    def _shape(self) -> tuple[int, bool, bool, bool]:
+        return self.slots, self.degraded, bool(self.workers), self.seen
 
     def report(self) -> ModelCommand | None:
         """What the log should be told about this model's health, if it does not say so already."""

@@ -85,8 +85,9 @@ Decision = JobDecision | ModelDecision
 class Fate(Enum):
     """What became of a decision.
 
-    ``COMMITTED`` and ``MOVED_ON``: an event of the entity later than the head is in the log, so it will arrive and say how things stand.
-    ``REFUSED``: the decider said no (or nothing was sent), so nothing will arrive. ``UNKNOWN``: the log did not answer; it may have stored it.
+    ``COMMITTED`` and ``MOVED_ON``: an event of the entity later than the head is in the log; it will arrive and say how things
+    stand. ``REFUSED``: the decider said no (or nothing was sent), so nothing will arrive. ``UNKNOWN``: the log did not answer; it
+    may have stored it.
     """
 
     COMMITTED = "committed"

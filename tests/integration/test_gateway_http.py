@@ -179,6 +179,18 @@ async def test_min_seq_waits_bounded_and_as_of_looks_back(world: World) -> None:
     assert behind.headers["retry-after"] == "1"
 
 
+async def test_a_job_that_the_read_model_does_not_have_yet_is_503_and_never_a_false_404(world: World) -> None:
+    [job_id] = await world.submit()
+
+    async def missing(*_args: object, **_options: object) -> None:
+        return None
+
+    world.queries.get_job = missing  # type: ignore[method-assign,assignment]
+    world.queries.caught_up = False
+    assert (await world.http.get(f"/jobs/{job_id}")).status_code == 503
+    assert (await world.http.get(f"/jobs/{UNKNOWN}")).status_code == 404
+
+
 async def test_events_in_three_media_types(world: World) -> None:
     await world.submit(3)
     flat = (await world.http.get("/events?subject=aura.job.1.>&from=2&to=3")).json()

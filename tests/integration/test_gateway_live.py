@@ -100,6 +100,16 @@ async def test_a_subject_filter_applies_to_replay_and_live(world: World) -> None
         assert (await receive(socket))["job_id"] == job_id
 
 
+async def test_a_filtered_replay_reaches_behind_the_ring_and_joins_live(world: World) -> None:
+    jobs = [(await world.submit())[0]]
+    await fill(world, 150)
+    jobs.append((await world.submit())[0])
+    await fill(world, 150)
+    async with world.ws("/ws/events?since=0&subject=aura.job.*.*.created") as socket:
+        jobs.append((await world.submit())[0])
+        assert [(await receive(socket))["job_id"] for _ in range(3)] == jobs
+
+
 async def test_heartbeats_and_log_lines_come_live_without_seq(world: World) -> None:
     job_id = await claimed(world)
     async with world.ws("/ws/events") as socket:
@@ -346,11 +356,15 @@ async def test_sse_ends_promptly_at_shutdown() -> None:
 
 
 async def test_sse_sends_comments_while_idle() -> None:
-    async with running(limits=replace(SMALL, sse_heartbeat_s=0.01)) as world, asyncio.timeout(5):
-        async with world.http.stream("GET", "/sse/events") as answer:
-            async for line in answer.aiter_lines():
-                if line == ": alive":
-                    break
+    async with running(limits=replace(SMALL, sse_heartbeat_s=0.01)) as world:
+        await asyncio.wait_for(_first_comment(world), 5)
+
+
+async def _first_comment(world: World) -> None:
+    async with world.http.stream("GET", "/sse/events") as answer:
+        async for line in answer.aiter_lines():
+            if line == ": alive":
+                return
 
 
 # ---------------------------------------------------------------- reconnecting

@@ -60,7 +60,9 @@ class PoolNext:
 
     async def _claim(self, offer: Offer, params: dict[str, Any], caller: Caller) -> dict[str, Any] | None:
         job_id = offer.subject.split(".", 4)[3]
-        claim = asyncio.ensure_future(self._service.call("claim", {**params, "job_id": job_id, "offered": True}, caller))
+        claim = asyncio.ensure_future(
+            self._service.call("claim", {**params, "job_id": job_id, "offered": True}, caller)
+        )
         try:
             answer = await asyncio.shield(claim)
         except asyncio.CancelledError:

@@ -66,6 +66,7 @@ class Scheduler(Node):
         self.announcing: Append | None = None
         self.zombie_until = 0.0
         self.holds = False
+        self.sent: dict[int, Decision] = {}
         self.poked = False
 
     @property
@@ -145,7 +146,9 @@ class Scheduler(Node):
     def _round(self) -> None:
         limit = self.world.rng.choice((1, 3, 1_000)) if self.world.faulty else 1_000
         decisions = self.planner.plan(self.clock.now(), self.now, limit)
-        self.world.judge_round(self, decisions)
+        again = [decision for decision in decisions if id(decision) in self.sent]  # of unknown outcome, sent once more
+        self.sent.update((id(decision), decision) for decision in decisions)
+        self.world.judge_round(self, [decision for decision in decisions if decision not in again])
         jobs = [decision for decision in decisions if isinstance(decision, JobDecision)]
         term = self.planner.term or 0
         if len(jobs) > 1 and self.world.rng.random() < 0.5:

@@ -353,7 +353,9 @@ class World:
             for other_id, other in known.jobs.items():
                 if other.status != "QUEUED" or other_id in assigned or other.priority >= job.priority:
                     continue
-                if not _may_run(other, model, registered) or (other.not_before and datetime.fromisoformat(other.not_before).timestamp() > wall):
+                if not _may_run(other, model, registered):
+                    continue
+                if other.not_before and datetime.fromisoformat(other.not_before).timestamp() > wall:
                     continue
                 wanted = [known.jobs.get(dep) for dep in other.created.get("depends_on", [])]
                 if any(dep is None or dep.status != "COMPLETED" for dep in wanted):

@@ -49,16 +49,24 @@ CREATE TABLE aura.quarantine (
     PRIMARY KEY (projection, version, kind, entity)
 );
 
--- Moves a checkpoint, or fails the whole transaction: rows written by a projector that no longer leads never commit.
+-- Moves checkpoints, or fails the whole transaction: rows written by a projector that was overtaken never commit. It runs
+-- first, so its row locks also let one transaction at a time write. Announces the sequence (delivered on commit).
 CREATE FUNCTION aura.advance(
-    p_name text, p_version integer, p_status text, p_from bigint, p_epoch text, p_seq bigint, p_sha256 text, p_ns bigint
+    p_versions json, p_epoch text, p_seq bigint, p_sha256 text, p_ns bigint, p_announce boolean
 ) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    moved integer;
 BEGIN
-    UPDATE aura.projections
+    UPDATE aura.projections p
        SET seq = p_seq, epoch = p_epoch, sha256 = p_sha256, stored_ns = p_ns, updated_at = clock_timestamp()
-     WHERE name = p_name AND version = p_version AND status = p_status AND seq = p_from AND epoch IN ('', p_epoch);
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'the checkpoint of % v% is not at %', p_name, p_version, p_from USING ERRCODE = 'AU002';
+      FROM json_to_recordset(p_versions) AS v(name text, version integer, status text, seq bigint)
+     WHERE p.name = v.name AND p.version = v.version AND p.status = v.status AND p.seq = v.seq AND p.epoch IN ('', p_epoch);
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved <> json_array_length(p_versions) THEN
+        RAISE EXCEPTION 'a checkpoint is not where it was left: %', p_versions USING ERRCODE = 'AU002';
+    END IF;
+    IF p_announce THEN
+        PERFORM pg_notify('aura_projected', p_epoch || ':' || p_seq);
     END IF;
 END $$;
 

@@ -1,7 +1,7 @@
--- latencies: seconds waited, worked and in all, over the newest 5,000 finished jobs (of one project: those among them).
+-- latencies: seconds waited, worked and in all, over the newest 2,000 finished jobs (of one project: those among them).
 WITH newest AS MATERIALIZED (
     SELECT id, project_id, claimed_at, finished_at, worker
-      FROM read.job_states WHERE finished_seq IS NOT NULL ORDER BY finished_seq DESC LIMIT 5000
+      FROM read.job_states WHERE finished_seq IS NOT NULL ORDER BY finished_seq DESC LIMIT 2000
 ), spans AS (
     SELECT extract(epoch FROM n.claimed_at - f.created_at)::double precision AS wait,
            extract(epoch FROM n.finished_at - n.claimed_at)::double precision AS work,

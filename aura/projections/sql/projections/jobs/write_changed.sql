@@ -70,9 +70,14 @@ WITH input AS MATERIALIZED (
     ON CONFLICT (project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), blocks AS (
     INSERT INTO {schema}.count_deltas AS k (block, project_id, status, role, model, n)
-    SELECT %(block)s, project_id, status, role, model, sum(n) FROM delta
+    SELECT %(block)s::integer, project_id, status, role, model, sum(n) FROM delta
      GROUP BY project_id, status, role, model HAVING sum(n) <> 0
     ON CONFLICT (block, project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
+), throughput AS (  -- facts per event, simply added up
+    INSERT INTO {schema}.job_throughput AS t (minute, project_id, model, outcome, n)
+    SELECT to_timestamp(minute * 60), project_id, model, outcome, n
+      FROM json_to_recordset(%(throughput)s::json) AS i(minute bigint, project_id integer, model text, outcome text, n bigint)
+    ON CONFLICT (minute, project_id, model, outcome) DO UPDATE SET n = t.n + excluded.n
 ), prds AS (
     UPDATE {schema}.prds p
        SET queued = p.queued + d.queued, assigned = p.assigned + d.assigned, in_progress = p.in_progress + d.in_progress,

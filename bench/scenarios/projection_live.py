@@ -1,0 +1,130 @@
+"""Publish → committed row, seen from outside, at 1,000 events a second.
+
+Whole lives of jobs are appended through the store (guards and group commit); a second Postgres session hears the projector's NOTIFY, which Postgres sends when the transaction is committed; the
+real ``aura projector`` runs as a process of its own. The clock starts before the bytes are written, so the log's own flush is
+included. Baseline: publish → acknowledged by the log, the same messages: what is left is the projection's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import psycopg
+
+from aura.log.jetstream import JetStreamEventStore
+from aura.log.store import Append, Recorded
+from bench import parts, servers
+from bench.bench import Bench, Scenario
+from bench.figures import Figure, Target
+from bench.processes import CpuMeter
+from bench.samples import Latency
+from tests.support.synthetic_log import events
+
+RATE = 1_000
+CHANNEL = "aura_projected"
+
+
+async def run(bench: Bench) -> None:
+    """See the module docstring."""
+    seconds = bench.pick(20, 8)
+    with bench.scratch("live") as folder:
+        async with servers.nats(folder) as nats, servers.postgres(folder) as postgres:
+            env = parts.environment(nats.url, postgres.url)
+            async with (
+                parts.log(nats.url) as connection,
+                parts.component("projector", folder, env) as projector,
+            ):
+                heard = await _listener(postgres.url)
+                publisher = _Publisher(parts.store(connection), heard)
+                await publisher.run(RATE * 3)
+                meter = CpuMeter({"projector": projector.pid, "nats": nats.pid, "postgres": postgres.pid})
+                acked, projected = await publisher.run(RATE * seconds)
+                spent = meter.text(RATE * seconds)
+                heard.close()
+    note = f"{projected.text()}; {spent}"
+    bench.report(
+        Figure("publish → committed row, p50", projected.p50, "ms", acked.p50, "publish → ack", Target(at_most=3.0), note)
+    )
+    bench.report(
+        Figure("publish → committed row, p99", projected.p99, "ms", acked.p99, "publish → ack", Target(at_most=15.0))
+    )
+
+
+class _Listener:
+    """Hears how far the read models are. ``at[seq]`` is when everything up to ``seq`` was known to be committed."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.waiting: dict[int, int] = {}
+        self.taken: list[int] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, url: str) -> None:
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        await connection.execute(f"LISTEN {CHANNEL}")
+
+        async def hear() -> None:
+            async for notice in connection.notifies():
+                self._reached(int(notice.payload.rpartition(":")[2]), time.perf_counter_ns())
+
+        self._task = asyncio.create_task(hear())
+
+    def _reached(self, seq: int, now: int) -> None:
+        for one in range(self.seq + 1, seq + 1):
+            sent = self.waiting.pop(one, None)
+            if sent is not None:
+                self.taken.append(now - sent)
+        self.seq = max(self.seq, seq)
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _listener(url: str) -> _Listener:
+    listener = _Listener()
+    await listener.start(url)
+    return listener
+
+
+class _Publisher:
+    """Appends whole lives of jobs through the store, each event behind the one before it, as the command service would."""
+
+    def __init__(self, store: JetStreamEventStore, heard: _Listener) -> None:
+        self._store = store
+        self._heard = heard
+        self._source = events(1_000_000)
+        self._heads: dict[str, asyncio.Task[int]] = {}
+        self._acked: list[int] = []
+
+    async def run(self, count: int) -> tuple[Latency, Latency]:
+        """On schedule, whatever happens; returns the latencies until acknowledged and until projected."""
+        self._acked, self._heard.taken = [], []
+        began = time.monotonic()
+        for number in range(count):
+            wait = began + number / RATE - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            one = next(self._source)
+            guard = one.subject.rsplit(".", one.subject.count(".") - 3)[0] + ".>"
+            self._heads[guard] = asyncio.create_task(self._append(one, guard, self._heads.get(guard)))
+        async with asyncio.timeout(120):
+            while len(self._heard.taken) < count:
+                await asyncio.sleep(0.02)
+        return Latency.of_ns(self._acked), Latency.of_ns(self._heard.taken)
+
+    async def _append(self, one: Recorded, guard: str, before: asyncio.Task[int] | None) -> int:
+        expected = await before if before is not None else 0
+        sent = time.perf_counter_ns()
+        seq = await self._store.append(Append(one.subject, guard, expected, parts.IDS.uuid7(), one.body))
+        now = time.perf_counter_ns()
+        self._acked.append(now - sent)
+        if seq > self._heard.seq:
+            self._heard.waiting[seq] = sent
+        else:
+            self._heard.taken.append(now - sent)  # projected before we were told that it is stored
+        return seq
+
+
+SCENARIO = Scenario("projection_live", "publish to committed row at 1,000 events/s", run)

@@ -1,0 +1,280 @@
+"""What is relied on below the application: limits of WebSocket frames, heads, closing.
+
+Raw sockets where a client library would be polite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from aura.commands.handler import Caller
+from aura.gateway import sockets
+from aura.gateway.limits import Limits
+from aura.gateway.ports import Row
+from tests.support.gateway import World, make_world, receive, running
+
+TEXT, BINARY, CLOSE, PING, CONTINUATION = 1, 2, 8, 9, 0
+
+
+@pytest_asyncio.fixture
+async def world() -> AsyncIterator[World]:
+    async with running() as made:
+        yield made
+
+
+class Raw:
+    """A WebSocket client that sends what it likes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, world: World, path: str = "/ws/events", *headers: str) -> Raw:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+        lines = [
+            f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{world.service.port}", "Upgrade: websocket", "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *headers, "", "",
+        ]  # fmt: skip
+        writer.write("\r\n".join(lines).encode())
+        cls.head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert " 101 " in cls.head
+        return cls(reader, writer)
+
+    head = ""
+
+    def send(self, opcode: int, payload: bytes, *, fin: bool = True) -> None:
+        mask = os.urandom(4)
+        size = len(payload)
+        first = (0x80 if fin else 0) | opcode
+        if size < 126:
+            head = struct.pack("!BB", first, 0x80 | size)
+        elif size < 65_536:
+            head = struct.pack("!BBH", first, 0x80 | 126, size)
+        else:
+            head = struct.pack("!BBQ", first, 0x80 | 127, size)
+        masked = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+        self.writer.write(head + mask + masked)
+
+    async def close_code(self) -> int:
+        """Read until the server's close frame, or 1006 when it just cut."""
+        async with asyncio.timeout(10):
+            try:
+                while True:
+                    first, size = await self.reader.readexactly(2)
+                    length = int.from_bytes(await self.reader.readexactly(2)) if size == 126 else size
+                    payload = await self.reader.readexactly(length)
+                    if first & 0x0F == CLOSE:
+                        return int.from_bytes(payload[:2])
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return 1006
+            finally:
+                self.writer.close()
+
+
+async def test_a_message_over_64_KiB_is_1009_and_one_of_64_KiB_is_not(world: World) -> None:
+    client = await Raw.open(world)
+    client.send(TEXT, b"x" * 65_536)
+    client.send(TEXT, b"x" * 65_537)
+    assert await client.close_code() == 1009
+
+
+async def test_fragments_are_bounded_in_number_and_in_size(world: World) -> None:
+    endless = await Raw.open(world)
+    endless.send(TEXT, b"", fin=False)
+    for _ in range(Limits().inbound_fragments + 1):
+        endless.send(CONTINUATION, b"", fin=False)
+    assert await endless.close_code() == 1008
+    large = await Raw.open(world)
+    large.send(TEXT, b"x" * 40_000, fin=False)
+    large.send(CONTINUATION, b"x" * 40_000, fin=False)
+    assert await large.close_code() == 1009
+
+
+async def test_bytes_that_are_not_utf8_are_1007(world: World) -> None:
+    client = await Raw.open(world)
+    client.send(TEXT, b"\xff\xfe")
+    assert await client.close_code() == 1007
+
+
+async def test_ten_thousand_tiny_frames_are_1008(world: World) -> None:
+    client = await Raw.open(world)
+    for _ in range(10_000):
+        client.send(TEXT, b"x")
+    assert await client.close_code() in (1008, 1006)
+
+
+async def test_a_few_messages_are_ignored(world: World) -> None:
+    async with world.ws("/ws/events") as socket:
+        for text in ("{}", "x", '{"op":"nonsense"}'):
+            await socket.send(text)
+        await socket.ping()
+        while not world.hub._groups:
+            await asyncio.sleep(0)
+        await world.submit()
+        assert (await receive(socket))["type"] == "job.created"
+
+
+async def test_an_unmasked_frame_and_reserved_bits_are_1002(world: World) -> None:
+    for data in (Frame(Opcode.TEXT, b"x").serialize(mask=False), b"\xc1\x80\x00\x00\x00\x00"):
+        client = await Raw.open(world)
+        client.writer.write(data)
+        assert await client.close_code() == 1002
+
+
+async def test_compression_is_never_negotiated(world: World) -> None:
+    client = await Raw.open(world, "/ws/events", "Sec-WebSocket-Extensions: permessage-deflate")
+    assert "permessage-deflate" not in client.head
+    client.writer.close()
+
+
+async def test_a_client_that_closes_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.05)
+    async with running() as world:
+        client = await Raw.open(world)
+        client.send(CLOSE, struct.pack("!H", 1000))
+        assert await client.close_code() == 1000
+        silent = await Raw.open(world)
+        while world.hub.connections != 1:
+            await asyncio.sleep(0)
+        world.hub.close()
+        async with asyncio.timeout(5):
+            while world.service._server is not None and world.service._server.server_state.connections:
+                await asyncio.sleep(0.01)
+        silent.writer.close()
+
+
+async def test_pings_of_a_client_that_reads_nothing_do_not_pile_up() -> None:
+    async with running(limits=replace(Limits(), outbound_bytes=1_000)) as world:
+        client = await Raw.open(world)
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        chunk = (b"\x89\xfd" + bytes(4) + b"x" * 125) * 500
+        with pytest.raises(ConnectionError):
+            await _send_for_ever(client.writer, chunk)
+
+
+async def _send_for_ever(writer: asyncio.StreamWriter, chunk: bytes) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            writer.write(chunk)
+            await writer.drain()
+
+
+async def test_a_head_that_trickles_is_cut() -> None:
+    async with running(limits=replace(Limits(), head_timeout_s=0.05)) as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: lo")
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+        assert (await world.http.get("/health")).status_code == 200
+
+
+async def test_a_body_that_trickles_is_408() -> None:
+    async with running(limits=replace(Limits(), body_timeout_s=0.05)) as world:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+        writer.write(
+            b"POST /prds HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert b" 408 " in answer.partition(b"\r\n")[0]
+        writer.close()
+
+
+async def test_a_response_is_one_packet_and_pipelining_works(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+    async with asyncio.timeout(5):
+        for _ in range(3):
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(15) == b'{"status":"ok"}'
+    writer.close()
+
+
+async def test_a_worker_that_hangs_up_stops_waiting_and_claims_nothing() -> None:
+    world = make_world()
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def next_job(
+        model: str, worker_id: str, wait_s: float, lease_ttl_s: float | None, caller: Caller
+    ) -> Row | None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return None
+
+    world.ctx = replace(world.ctx, next_job=next_job)
+    world.service._ctx = world.ctx
+    await world.service.start()
+    _, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    body = b'{"worker_id":"w"}'
+    writer.write(
+        b"POST /models/m/next HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body)
+    )
+    async with asyncio.timeout(5):
+        await started.wait()
+        writer.close()
+        await cancelled.wait()
+    await world.service.stop()
+
+
+async def test_a_listening_gateway_on_another_address_needs_authentication() -> None:
+    from aura.errors import ConfigError
+
+    world = make_world(host="0.0.0.0")
+    with pytest.raises(ConfigError, match="without authentication"):
+        await world.service.start()
+
+
+async def test_a_port_that_is_taken_is_a_clear_error(world: World) -> None:
+    from aura.errors import ConfigError
+
+    other = make_world(port=world.service.port)
+    with pytest.raises(ConfigError, match="cannot listen"):
+        await other.service.start()
+    await other.service.stop()
+
+
+async def test_the_page_has_no_inline_scripts_and_nothing_from_elsewhere(world: World) -> None:
+    page = await world.http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    for forbidden in ("<script>", "<style", "style=", "onclick", "http://", "https://", "javascript:"):
+        assert forbidden not in page.text
+    script = await world.http.get("/page/app.js")
+    for forbidden in ("innerHTML", "insertAdjacentHTML", "outerHTML", "document.write", "eval("):
+        assert forbidden not in script.text
+    cached = await world.http.get("/", headers={"if-none-match": page.headers["etag"]})
+    assert cached.status_code == 304
+
+
+async def test_stopping_twice_and_never_started_is_safe() -> None:
+    world = make_world()
+    await world.service.stop()
+    await world.service.stop()
+
+
+async def test_a_closed_feed_leaves_nothing_behind(world: World) -> None:
+    [job_id] = await world.submit()
+    for path in ("/ws/events", f"/ws/job/{job_id}", f"/ws/events?subject=aura.job.1.{job_id}.>"):
+        async with world.ws(path):
+            pass
+    async with world.ws("/ws/events") as socket:
+        world.hub.close()
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+    async with asyncio.timeout(5):
+        while world.hub.connections or world.live.followers or world.hub._groups or not world.hub._trie._root.empty:
+            await asyncio.sleep(0.01)
