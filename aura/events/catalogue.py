@@ -383,12 +383,12 @@ class SystemLeaderElected(Event):
 
 
 class SystemProjectionRebuilt(Event):
-    """A rebuilt projection was switched in."""
+    """A rebuilt projection was switched in. ``at_seq``, not ``seq``: readers put the event's own sequence under that name (ADR 0008)."""
 
     TYPE = "system.projection_rebuilt"
     projection: str
     version: int
-    seq: int
+    at_seq: int
     rows: int
     differences: int
 

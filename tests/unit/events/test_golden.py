@@ -9,7 +9,7 @@ import pytest
 
 from aura.errors import PoisonEvent
 from aura.events import upcasting
-from aura.events.catalogue import CATALOGUE
+from aura.events.catalogue import CATALOGUE, Event
 from aura.events.envelope import Stamp, seal, typed, unseal
 from aura.events.schema import catalogue_schema
 
@@ -86,3 +86,24 @@ def test_an_old_version_is_upcast_step_by_step() -> None:
 def test_a_newer_minor_field_is_ignored() -> None:
     flat = {"type": "model.paused", "v": 1, "by": "user:ada", "added_later": [1]}
     assert typed(flat).TYPE == "model.paused"
+
+
+@pytest.mark.parametrize("model", CATALOGUE.values(), ids=CATALOGUE)
+def test_no_event_has_a_field_that_readers_put_there_themselves(model: type[Event]) -> None:
+    """ADR 0008: a relayed frame is ``{"seq":N,`` + body; a second ``seq`` would send clients backwards (G11)."""
+    names = {field.serialization_alias or name for name, field in model.model_fields.items()}
+    taken = {
+        "seq",
+        "epoch",
+        "id",
+        "type",
+        "v",
+        "ts",
+        "actor",
+        "correlation_id",
+        "causation_id",
+        "state",
+        "project_id",
+        "job_id",
+    }
+    assert not names & taken
