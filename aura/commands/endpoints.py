@@ -2,10 +2,15 @@
 
 A worker's identity is the subject it may publish on (its credential pins it): ``worker_id`` is taken from there and never from the
 body. Registered as a NATS micro service by the composition root (``log/rpc.py``), so that ``nats micro ls`` shows it.
+
+``cmd.aura.worker.<worker_id>.batch`` carries up to :data:`MAX_CALLS` independent commands of one worker, ``[{name, key, body}]``, and is
+answered with as many ``{status, body}`` in the same order. They run at the same time, as they would as requests of their own; a worker
+with many jobs in flight saves four messages a job.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +23,7 @@ from aura.commands.handler import Caller
 from aura.commands.operation import Operation
 from aura.commands.service import CommandService
 from aura.domain import model as m
-from aura.errors import AuraError, Forbidden, InvalidRequest, NotFound
+from aura.errors import AuraError, Forbidden, InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
 from aura.ids import IdSource
 from aura.log.ports import EnsurePool
@@ -30,6 +35,11 @@ CORRELATION_HEADER = "Aura-Correlation-Id"
 WORKER_SUBJECT = "cmd.aura.worker.*.*"
 ADMIN_SUBJECT = "cmd.aura.admin.*"
 MAX_BODY = 4 * 1024 * 1024
+#: Most commands in one ``batch``.
+MAX_CALLS = 128
+#: Most bytes of a batch's answer, the first command's apart; the rest is told to ask again (its key gives the same answer).
+MAX_ANSWER = 2 * 1024 * 1024
+_ASK_AGAIN = wire.problem(Unavailable("the answer did not fit into the batch; ask again"))
 
 
 class CommandEndpoints:
@@ -53,7 +63,9 @@ class CommandEndpoints:
     async def handle(self, subject: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
         """Answer one request."""
         try:
-            answer = await self._dispatch(subject, headers, body)
+            if subject.endswith(".batch") and subject.startswith("cmd.aura.worker."):
+                return 200, await self._batch(subject.removesuffix("batch"), headers, body)
+            answer = await self._dispatch(subject, headers, _object(body))
         except AuraError as error:
             return wire.problem(error)
         except Exception as error:
@@ -61,8 +73,38 @@ class CommandEndpoints:
             return 500, orjson.dumps({"type": "urn:aura:problem:internal", "status": 500, "code": "internal"})
         return 200, orjson.dumps(answer)
 
-    async def _dispatch(self, subject: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        params = _object(body)
+    async def _batch(self, prefix: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        """Every command by itself, answered together. Raises ``InvalidRequest`` for a batch that is not one."""
+        calls = _object(body).get("calls")
+        if not isinstance(calls, list) or not 1 <= len(calls) <= MAX_CALLS:
+            raise InvalidRequest(f"a batch has 1 to {MAX_CALLS} calls", field="calls")
+        correlation = headers.get(CORRELATION_HEADER)
+        answers = await asyncio.gather(*(self._one(prefix, call, correlation) for call in calls))
+        fitting: list[dict[str, Any]] = []
+        size = 0
+        for status, answer in answers:
+            size += len(answer)
+            if fitting and size > MAX_ANSWER:
+                status, answer = _ASK_AGAIN
+            fitting.append({"status": status, "body": orjson.Fragment(answer)})
+        return orjson.dumps(fitting)
+
+    async def _one(self, prefix: str, call: object, correlation: str | None) -> tuple[int, bytes]:
+        """One command of a batch: status and JSON. Never raises."""
+        try:
+            if not isinstance(call, dict) or not isinstance(params := call.get("body"), dict):
+                raise InvalidRequest("a call is {name, key, body}", field="calls")
+            headers = {} if correlation is None else {CORRELATION_HEADER: correlation}
+            if (key := call.get("key")) is not None:
+                headers[KEY_HEADER] = str(key)
+            return 200, orjson.dumps(await self._dispatch(f"{prefix}{call.get('name')}", headers, params))
+        except AuraError as error:
+            return wire.problem(error)
+        except Exception as error:
+            log.error("command.failed", subject=prefix, exc_info=error)
+            return 500, b'{"code":"internal"}'
+
+    async def _dispatch(self, subject: str, headers: Mapping[str, str], params: dict[str, Any]) -> dict[str, Any]:
         match subject.split("."):
             case ["cmd", "aura", "worker", worker_id, name]:
                 subjects.check_name(worker_id, "worker_id")

@@ -1,19 +1,25 @@
 """The worker's link over NATS, on ``aura.log``: one connection for commands, pool, output and health.
 
+Commands that are sent in the same tick of the event loop travel together (``cmd.aura.worker.<id>.batch``): a lone one goes out as it
+is, a worker with many jobs in flight saves most of its messages. Each still has its own key and its own answer.
+
 Ends of jobs are believed only from the log itself: messages that carry the headers of a republish (``Nats-Stream``,
 ``Nats-Sequence``); see ``runtime/permissions.py`` for why.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from aura.clock import Clock
+from aura.commands.endpoints import MAX_CALLS
 from aura.commands.wire import error_of
-from aura.errors import TooLarge, Unavailable
+from aura.errors import AuraError, TooLarge, Unavailable
 from aura.events import subjects
 from aura.ids import IdSource
 from aura.log import wire
@@ -34,6 +40,20 @@ CONNECT_S = 30.0
 _FROM_LOG = b"\r\nNats-Stream: AURA_LOG\r\n"
 #: Room for the subject and headers of a command.
 _HEAD_BYTES = 2_048
+
+
+#: A larger command travels alone.
+_SMALL_BYTES = 32 * 1024
+
+
+@dataclass(slots=True)
+class _Call:
+    """A command on its way: ``data`` is the JSON of its body."""
+
+    name: str
+    data: bytes
+    key: str | None
+    answer: asyncio.Future[dict[str, Any]]
 
 
 class _OfferedJob:
@@ -70,6 +90,8 @@ class NatsLink:
         self._pool: PoolPuller | None = None
         self._health: HeartbeatPublisher | None = None
         self._outputs: JetStreamOutputBackend | None = None
+        self._waiting: list[_Call] = []
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def start(
         self,
@@ -100,12 +122,54 @@ class NatsLink:
         limit = self._connection.max_payload - _HEAD_BYTES
         if len(data) > limit:
             raise TooLarge(f"the command has {len(data)} bytes; the limit is {limit}", limit=limit)
+        if len(data) > _SMALL_BYTES:
+            alone: dict[str, Any] = await self._ask(name, data, key)
+            return alone
+        loop = asyncio.get_running_loop()
+        call = _Call(name, data, key, loop.create_future())
+        self._waiting.append(call)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._send_waiting)
+        return await call.answer
+
+    async def _ask(self, name: str, data: bytes, key: str | None) -> Any:
+        """One request, one answer."""
+        if self._rpc is None:
+            raise Unavailable("not connected")
         headers = {IDEMPOTENCY_KEY: key} if key is not None else None
         answer = await self._rpc.call(self._subject + name, data, headers, timeout_s=COMMAND_S)
         if answer.status >= 400:
             raise error_of(answer.status, answer.body)
-        decoded: dict[str, Any] = orjson.loads(answer.body)
-        return decoded
+        return orjson.loads(answer.body)
+
+    def _send_waiting(self) -> None:
+        calls, self._waiting = self._waiting, []
+        for start in range(0, len(calls), MAX_CALLS):
+            task = asyncio.get_running_loop().create_task(self._send(calls[start : start + MAX_CALLS]))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _send(self, calls: list[_Call]) -> None:
+        """Send commands together, and give each its answer. Raises nothing; the calls do."""
+        try:
+            if len(calls) == 1:
+                answers = [{"status": 200, "body": await self._ask(calls[0].name, calls[0].data, calls[0].key)}]
+            else:
+                items = [{"name": call.name, "key": call.key, "body": orjson.Fragment(call.data)} for call in calls]
+                answers = await self._ask("batch", orjson.dumps({"calls": items}), None)
+        except asyncio.CancelledError:
+            _settle_all(calls, Unavailable("the worker stopped"))
+            raise
+        except AuraError as error:
+            _settle_all(calls, error)
+            return
+        for call, answer in zip(calls, answers, strict=True):
+            if call.answer.done():
+                continue
+            if answer["status"] >= 400:
+                call.answer.set_exception(error_of(answer["status"], orjson.dumps(answer["body"])))
+            else:
+                call.answer.set_result(answer["body"])
 
     def take(self, free: int) -> None:
         """How many more jobs may be delivered from now on."""
@@ -137,6 +201,12 @@ class NatsLink:
             if self._connection.is_connected:
                 await self._connection.flush()
             await self._connection.close()
+
+
+def _settle_all(calls: list[_Call], error: AuraError) -> None:
+    for call in calls:
+        if not call.answer.done():
+            call.answer.set_exception(error)
 
 
 def _ends(how: EndedHow, on_ended: Callable[[Ended], None]) -> Callable[[bytes, bytes, bytes, bytes | None], None]:
