@@ -56,7 +56,9 @@ class ManualClock:
 
 def rfc3339(instant: datetime) -> str:
     """``2026-11-22T02:35:25.000123Z``: RFC 3339, UTC, microseconds, always ``Z``."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

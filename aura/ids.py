@@ -43,10 +43,9 @@ class SystemIds:
         else:
             self._counter = 0
         self._last_ms = ms
-        tail = int.from_bytes(os.urandom(8)) & ((1 << 62) - 1)
-        value = (ms << 80) | (0x7 << 76) | (self._counter << 64) | (0b10 << 62) | tail
-        h = f"{value:032x}"
-        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+        tail = int.from_bytes(os.urandom(8))
+        variant = 0x8000 | (tail >> 50)
+        return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-{variant:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
 
     def random_bytes(self, n: int) -> bytes:
         return os.urandom(n)
