@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := .venv-peers
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench bench-peers lock clean
@@ -39,11 +40,16 @@ format: setup ## Format the code
 bench: setup ## Measure, as ratios against baselines of the same run
 	$(BIN)/python -m bench
 
-bench-peers: setup ## Compare with other Python job queues, same machine, same run
+bench-peers: setup $(PEERS)/.installed ## Compare with other Python job queues, same machine, same run
 	$(BIN)/python -m bench.peers
+
+$(PEERS)/.installed: pyproject.toml
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(PEERS)
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --group bench
+	@touch $@
 
 lock: setup ## Resolve the dependencies anew
 	$(BIN)/uv pip compile pyproject.toml --group dev --generate-hashes --no-emit-index-url --universal --python-version 3.11 -q -o requirements.lock
 
 clean: ## Remove everything that make made (not your data in .aura)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

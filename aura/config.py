@@ -76,6 +76,11 @@ def _whole(least: int, most: int) -> Callable[[object], int]:
     return parse
 
 
+def _optional_whole(least: int, most: int) -> Callable[[object], int | None]:
+    parse = _whole(least, most)
+    return lambda raw: parse(raw) if str(raw).strip() else None
+
+
 def _choice(*allowed: str) -> Callable[[object], str]:
     def parse(raw: object) -> str:
         value = _text(raw).lower()
@@ -131,6 +136,14 @@ class Settings:
     host: str = field(default="127.0.0.1", metadata=_about("Address the gateway listens on", _text))
     port: int = field(default=8000, metadata=_about("Port the gateway listens on", _whole(0, 65535)))
     data_dir: Path = field(default=Path(".aura"), metadata=_about("Folder of everything Aura stores", _path))
+    content_key_file: Path | None = field(
+        default=None,
+        metadata=_about("Key of all content, 32 bytes (unset: keys/kek in the data folder)", _optional_path),
+    )
+    replicas: int | None = field(
+        default=None,
+        metadata=_about("Copies of each stream (unset: 3 on a NATS cluster, else 1)", _optional_whole(1, 5)),
+    )
     director_api_key: str | None = field(
         default=None, repr=False, metadata=_about("Key for purging; unset: purge is refused", _optional, secret=True)
     )

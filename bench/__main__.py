@@ -13,7 +13,7 @@ from typing import Any
 import uvloop
 
 from bench import machine, scenarios, servers
-from bench.bench import Bench
+from bench.bench import Bench, Scenario
 from bench.figures import table
 from bench.machine import say
 
@@ -24,8 +24,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("scenario", nargs="*", help=f"of {', '.join(scenarios.names())}; without: all")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
-    parser.add_argument("--folder", type=Path, help="where servers keep their data meanwhile (default: the temp folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where servers keep their data meanwhile (default: the temp folder)"
+    )
     return parser.parse_args()
+
+
+async def _await(scenario: Scenario, bench: Bench) -> None:
+    await scenario.run(bench)
 
 
 def main() -> None:
@@ -46,8 +52,8 @@ def main() -> None:
             bench = Bench(quick=args.quick, folder=folder)
             began = time.perf_counter()
             try:
-                uvloop.run(scenario.run(bench))
-            except Exception as error:
+                uvloop.run(_await(scenario, bench))
+            except Exception as error:  # noqa: BLE001 - a broken scenario must not take the others with it
                 traceback.print_exc()
                 broken[scenario.name] = f"{type(error).__name__}: {error}"
             taken = time.perf_counter() - began

@@ -43,7 +43,7 @@ def commands(connection: Connection, folder: Path) -> CommandSide:
     """The command service as the gateway binds it."""
     settings = config.load({"data_dir": str(folder / "commands")}, env={})
     settings.data_dir.mkdir(mode=0o700, exist_ok=True)
-    return command_side(world(settings), connection)
+    return command_side(world(settings), connection, IDS.random_bytes(32))
 
 
 def store(connection: Connection) -> JetStreamEventStore:
@@ -131,7 +131,9 @@ async def fill(client: RawClient, messages: Iterator[tuple[str, bytes]]) -> int:
             end = "Nats-Batch-Commit: 1\r\n" if number == len(chunk) else ""
             head = f"NATS/1.0\r\nNats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n{end}\r\n".encode()
             reply = inbox if end else ""
-            parts.append(f"HPUB {subject} {reply} {len(head)} {len(head) + len(body)}\r\n".encode() + head + body + b"\r\n")
+            parts.append(
+                f"HPUB {subject} {reply} {len(head)} {len(head) + len(body)}\r\n".encode() + head + body + b"\r\n"
+            )
         client.send(b"".join(parts))
 
     for message in messages:

@@ -28,7 +28,7 @@ def family(pid: int) -> list[int]:
 def cpu_s(pid: int) -> float:
     """User and system seconds of a process and its descendants; those of ended children included."""
     total = 0.0
-    for one in (family(pid) if pid != os.getpid() else [pid]):
+    for one in family(pid) if pid != os.getpid() else [pid]:
         try:
             fields = Path(f"/proc/{one}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
         except OSError:
@@ -48,7 +48,7 @@ class Memory:
 def memory(pid: int) -> Memory:
     """Of a process and its descendants."""
     pss = rss = 0
-    for one in (family(pid) if pid != os.getpid() else [pid]):
+    for one in family(pid) if pid != os.getpid() else [pid]:
         try:
             lines = Path(f"/proc/{one}/smaps_rollup").read_text("ascii").splitlines()
         except OSError:

@@ -104,7 +104,7 @@ async def connect(url: str) -> RawClient:
     """Connect without credentials."""
     where = urlsplit(url)
     loop = asyncio.get_running_loop()
-    _, client = await loop.create_connection(RawClient, where.hostname, where.port)
+    _, client = await loop.create_connection(RawClient, where.hostname or "127.0.0.1", where.port or 4222)
     await client.ready
     options = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True, "lang": "bench"}
     client.send(f"CONNECT {json.dumps(options)}\r\n".encode())

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 from aura.running import read_runtime
 from aura.runtime.embedded_nats import EmbeddedNats
 from aura.runtime.embedded_postgres import EmbeddedPostgres
-from aura.runtime.ports import http_status
+from aura.runtime.ports import choose, http_status
 from aura.runtime.process import die_with_parent
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +36,13 @@ class NatsHandle:
     url: str
     pid: int
     store: Path
+    profile_port: int = 0
+
+    async def live_heap(self) -> int:
+        """Bytes of Go objects in use after a collection. Only of a ``profiled`` server."""
+        url = f"http://127.0.0.1:{self.profile_port}/debug/pprof/heap?gc=1&debug=1"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        return next(int(line.split("=")[1]) for line in text.splitlines() if line.startswith("# HeapAlloc"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +65,28 @@ class _Relaxed(EmbeddedNats):
         return super()._config().replace("sync_interval: always", 'sync_interval: "2m"')
 
 
+class _Profiled(EmbeddedNats):
+    """nats-server with Go's profiler on loopback."""
+
+    profile_port = 0
+
+    def _config(self) -> str:
+        self.profile_port = self.profile_port or choose(1, [])[0]
+        return super()._config() + f"\nprof_port: {self.profile_port}\n"
+
+
 @asynccontextmanager
-async def nats(folder: Path, *, flush_always: bool = True, name: str = "nats") -> AsyncIterator[NatsHandle]:
+async def nats(
+    folder: Path, *, flush_always: bool = True, profiled: bool = False, name: str = "nats"
+) -> AsyncIterator[NatsHandle]:
     """nats-server with ``sync_interval: always`` (or the server's default)."""
-    kind = EmbeddedNats if flush_always else _Relaxed
+    kind = _Profiled if profiled else EmbeddedNats if flush_always else _Relaxed
     server = kind(folder / name, "", folder / f"{name}.log")
     await server.start()
     assert server.child is not None
+    port = server.profile_port if isinstance(server, _Profiled) else 0
     try:
-        yield NatsHandle(server.url, server.child.pid, folder / name / "store")
+        yield NatsHandle(server.url, server.child.pid, folder / name / "store", port)
     finally:
         await server.stop()
 
@@ -100,7 +121,7 @@ class AuraUp:
         began = time.perf_counter()
         command = [sys.executable, "-m", "aura", "up", "--data", str(self.data), "--port", "0", *args]
         parent = os.getpid()
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
             command,
             cwd=ROOT,
             env=env,

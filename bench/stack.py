@@ -20,7 +20,7 @@ from bench.peers.ledger import Ledger
 from bench.processes import CpuMeter
 from bench.servers import AuraUp
 
-SLOTS = 256
+SLOTS = 1_000
 _PATIENCE_S = 300.0
 
 
@@ -95,7 +95,9 @@ class Stack:
 
 
 @asynccontextmanager
-async def running(folder: Path, jobs: int, *, slots: int = SLOTS, env: dict[str, str] | None = None) -> AsyncIterator[Stack]:
+async def running(
+    folder: Path, jobs: int, *, slots: int = SLOTS, env: dict[str, str] | None = None
+) -> AsyncIterator[Stack]:
     """Start everything; yields when the worker takes jobs."""
     path = folder / "ledger"
     ledger = Ledger(path, jobs)
@@ -121,7 +123,12 @@ async def _worker_seen(http: Http, worker: asyncio.subprocess.Process) -> None:
         while True:
             if worker.returncode is not None:
                 raise RuntimeError(f"the worker ended with {worker.returncode}")
-            models = await http.get("/models/health")
+            try:
+                models = await http.get("/models/health")
+            except RuntimeError as error:
+                if not str(error).startswith("503"):
+                    raise
+                models = []
             if any(model.get("model_name") == MODEL for model in models):
                 return
             await asyncio.sleep(0.1)

@@ -47,7 +47,7 @@ def show(job_id: str, url: str | None, data: Path | None, output: Format) -> Non
 @client_options
 def hold(job_id: str, reason: str, url: str | None, data: Path | None, output: Format) -> None:
     """Keep a job from being purged."""
-    _post(job_id, "hold", reason, url, data, output)
+    _post(job_id, "hold", reason, url, data, output, _director())
 
 
 @archives.command("release")
@@ -55,8 +55,8 @@ def hold(job_id: str, reason: str, url: str | None, data: Path | None, output: F
 @click.option("--reason", default="", help="Why; kept in the log for ever.")
 @client_options
 def release(job_id: str, reason: str, url: str | None, data: Path | None, output: Format) -> None:
-    """Lift a hold."""
-    _post(job_id, "release", reason, url, data, output)
+    """Lift a hold. Needs AURA_DIRECTOR_API_KEY (or …_FILE) where the system has a director."""
+    _post(job_id, "release", reason, url, data, output, _director())
 
 
 @archives.command("purge")
@@ -75,6 +75,14 @@ def purge(job_id: str, reason: str, yes: bool, url: str | None, data: Path | Non
     if not yes:
         click.confirm(f"Erase the content of {job_id}? Nobody can bring it back", abort=True, err=True)
     _post(job_id, "purge", reason, url, data, output, {"x-director-key": key})
+
+
+def _director() -> dict[str, str]:
+    """The director's key, if this user has it."""
+    from aura import config
+
+    key = config.load().director_api_key
+    return {} if key is None else {"x-director-key": key}
 
 
 def _post(

@@ -155,7 +155,8 @@ class _Checkup:
         from aura.log import topology
         from aura.log.jetstream import JetStreamEventStore
 
-        report = await topology.inspect(self._connection, self._clock, SystemIds())
+        copies = topology.replicas(self._connection, self._settings.replicas)
+        report = await topology.inspect(self._connection, self._clock, SystemIds(), replicas=copies)
         if report.missing:
             return Finding("", "fail", f"missing: {', '.join(report.missing)}", "start `aura up`: it makes them")
         store = JetStreamEventStore(self._connection, self._clock, SystemIds())

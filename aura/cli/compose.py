@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
@@ -20,10 +20,11 @@ import structlog
 
 from aura.clock import Clock, SystemClock
 from aura.config import Settings
-from aura.errors import AuraError
+from aura.errors import AuraError, Unavailable
 from aura.ids import IdSource, SystemIds
 
 if TYPE_CHECKING:
+    from aura.cli.binding.log_health import LogHealth
     from aura.commands.endpoints import CommandEndpoints
     from aura.commands.service import CommandService
     from aura.log.connection import Connection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from aura.log.output import SealedOutput
     from aura.log.rpc import RpcServer
     from aura.log.store import Recorded
+    from aura.log.tail import LogTail, OnBatch, OnEnd
     from aura.projections.queries import Queries
 
 log = structlog.get_logger("aura.cli")
@@ -40,6 +42,11 @@ SERVICE_NAME = "aura-commands"
 #: How long a process waits for NATS at its start before it gives up (its supervisor starts it again).
 CONNECT_S = 30.0
 SWEEP_S = 600.0
+PURGE_S = 180.0
+#: How soon a chore that failed is tried again.
+AGAIN_S = 5.0
+#: How soon a gateway notices that another log was accepted.
+EPOCH_S = 2.0
 
 
 class Service(Protocol):
@@ -87,11 +94,13 @@ class CommandSide:
     output: SealedOutput
     service: CommandService
     endpoints: CommandEndpoints
+    health: LogHealth
+    """Whether the log is still ours; whatever writes asks it first."""
 
 
-def command_side(at: World, connection: Connection) -> CommandSide:
-    """Bind the command service to JetStream."""
-    from aura.cli.keys import content_key
+def command_side(at: World, connection: Connection, kek: bytes) -> CommandSide:
+    """Bind the command service to JetStream. ``kek``: of ``keys.content_key``."""
+    from aura.cli.binding.log_health import LogHealth
     from aura.commands.endpoints import CommandEndpoints
     from aura.commands.service import CommandService, Policy, Ports
     from aura.log.content_jetstream import jetstream_content
@@ -102,7 +111,7 @@ def command_side(at: World, connection: Connection) -> CommandSide:
 
     clock, ids, settings = at.clock, at.ids, at.settings
     store = JetStreamEventStore(connection, clock, ids)
-    content = jetstream_content(connection, clock, ids, content_key(settings.data_dir, ids))
+    content = jetstream_content(connection, clock, ids, kek)
     output = jetstream_output(connection, clock, ids, content)
     ports = Ports(
         store=store,
@@ -121,18 +130,20 @@ def command_side(at: World, connection: Connection) -> CommandSide:
         retention_s=settings.retention_days * 86_400.0,
     )
     service = CommandService(ports, policy)
-    return CommandSide(connection, store, content, output, service, CommandEndpoints(service, ports.ensure_pool, ids))
+    endpoints = CommandEndpoints(service, service.ensure_pool, ids)
+    health = LogHealth(clock)
+    health.on_lost(lambda _reason: service.jobs.heads.clear())
+    return CommandSide(connection, store, content, output, service, endpoints, health)
 
 
 def command_server(side: CommandSide, version: str) -> RpcServer:
-    """The command service as a NATS micro service."""
+    """The command service as a NATS micro service: refuses everything when the log is lost, and what is the director's."""
+    from aura.cli.binding.log_health import guarded
     from aura.commands.endpoints import ADMIN_SUBJECT, WORKER_SUBJECT
     from aura.log.rpc import Endpoint, RpcServer
 
-    endpoints = [
-        Endpoint("worker", WORKER_SUBJECT, side.endpoints.handle),
-        Endpoint("admin", ADMIN_SUBJECT, side.endpoints.handle),
-    ]
+    handle = guarded(side.endpoints.handle, side.health)
+    endpoints = [Endpoint("worker", WORKER_SUBJECT, handle), Endpoint("admin", ADMIN_SUBJECT, handle)]
     return RpcServer(side.connection, SERVICE_NAME, version, endpoints, description="Aura's command service")
 
 
@@ -194,30 +205,60 @@ class _Composed:
         return connection
 
     def _chore(self, name: str, every_s: float | None, work: Callable[[], Awaitable[object]]) -> None:
-        """Work beside the service: until it has succeeded once, or again and again."""
+        """Work beside the service: until it has succeeded once, or again and again; what failed is tried again soon."""
 
         async def run() -> None:
             while True:
+                wait_s = AGAIN_S
                 try:
                     await work()
                     if every_s is None:
                         return
+                    wait_s = every_s
                 except AuraError as error:
                     log.warning("chore.failed", chore=name, code=error.code, detail=error.detail)
-                await asyncio.sleep(every_s if every_s is not None else 5.0)
+                except Exception:  # a bug in a chore must neither end the service nor the chore
+                    log.exception("chore.failed", chore=name)
+                await asyncio.sleep(wait_s)
 
         self._chores.append(asyncio.create_task(run(), name=name))
 
 
 class Gateway(_Composed):
     """``aura gateway``: HTTP, WebSocket, and the command service over NATS. Also finishes interrupted purges and sweeps orphaned
-    inputs: it alone may erase."""
+    inputs: it alone may erase. Ends when another log than it began with was accepted: its supervisor starts it on that one."""
+
+    def __init__(self, at: World) -> None:
+        super().__init__(at)
+        self._superseded = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Until it ends by itself, or has to start over."""
+        ends = {asyncio.ensure_future(super().wait()), asyncio.ensure_future(self._superseded.wait())}
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in done:
+                end.result()
+        finally:
+            for end in ends:
+                end.cancel()
+
+    def _watcher(self, store: JetStreamEventStore, epoch: str) -> Callable[[], Awaitable[object]]:
+        async def look() -> None:
+            if (await store.identity()).supersedes(epoch):
+                log.warning("gateway.starts_over", epoch=epoch)
+                self._superseded.set()
+
+        return look
 
     async def _compose(self) -> Service:
+        from aura.cli.binding.erasure import resumer, sweeper
         from aura.cli.binding.explain import Explainer
         from aura.cli.binding.live import Heartbeats
-        from aura.cli.binding.next_job import PoolNext
+        from aura.cli.binding.log_health import GuardedCommands
+        from aura.cli.binding.next_job import PoolNext, claims_finder
         from aura.cli.binding.queries import ReadModels
+        from aura.cli.keys import content_key
         from aura.gateway.context import GatewayContext
         from aura.gateway.hub import Hub
         from aura.gateway.job_output import JobOutput
@@ -225,21 +266,27 @@ class Gateway(_Composed):
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
         from aura.log.connection import RawSubscription
+        from aura.log.content_jetstream import JetStreamContentBackend
+        from aura.log.content_sweep import Sweeper
         from aura.log.output import OutputMessage
         from aura.log.output_jetstream import follow_output
         from aura.projections.queries import Queries
 
         at, clock, ids, settings = self._at, self._at.clock, self._at.ids, self._at.settings
         connection = await self._connection("gateway")
-        side = command_side(at, connection)
+        side = command_side(at, connection, await content_key(settings, connection, clock, ids))
         self._parts.push_async_callback(side.store.close)
         queries = Queries(settings.require_database(), clock=clock)
         self._parts.push_async_callback(queries.stop)
         await queries.start()
+        await self._compare_log(side, queries)
         commands = command_server(side, version())
         self._parts.push_async_callback(commands.stop)
         await commands.start()
         limits, metrics = Limits(), Metrics()
+        hub = Hub(clock, limits, metrics)
+        side.health.on_lost(hub.lost)
+        guarded_commands = GuardedCommands(side.service, side.health)
 
         async def follow(pattern: str, on_message: Callable[[OutputMessage], None]) -> RawSubscription:
             return await follow_output(connection, pattern, on_message)
@@ -248,28 +295,49 @@ class Gateway(_Composed):
             settings=settings,
             clock=clock,
             ids=ids,
-            commands=side.service,
+            commands=guarded_commands,
             store=side.store,
             content=side.content,
             output=JobOutput(side.output, side.content, side.service.jobs, follow),
             queries=ReadModels(queries, side.store),
-            next_job=PoolNext(connection, clock, ids, side.service),
+            next_job=PoolNext(connection, clock, ids, guarded_commands, claims_finder(queries, lambda: hub.head)),
             explain=Explainer(queries, clock, settings.model_for_role),
-            hub=Hub(clock, limits, metrics),
+            hub=hub,
             metrics=metrics,
             health=Heartbeats(connection),
             limits=limits,
+            checks={"log_identity": side.health.ready, "commands": side.health.storing},
             version=version(),
         )
-        self._chore("resume purges", None, lambda: _resume_purges(at, side, queries))
-        self._chore("sweep content", SWEEP_S, _sweeper(at, side))
+        check, backend = side.health.check, JetStreamContentBackend(connection, clock, ids)
+        self._chore("resume purges", PURGE_S, resumer(side.service.purger, side.store, queries, ids, check))
+        self._chore("sweep content", SWEEP_S, sweeper(Sweeper(side.content, backend, side.store, clock), check))
+        epoch = (await side.store.identity()).epoch
+        self._chore("watch for an accepted log", EPOCH_S, self._watcher(side.store, epoch))
         heads = side.service.jobs.heads
 
         def observe(batch: list[Recorded]) -> None:
             for recorded in batch:
                 heads.observe(recorded)
 
-        return GatewayService(context, side.store.tail, observers=(observe,))
+        def tail(from_seq: int, on_batch: OnBatch, on_end: OnEnd) -> LogTail:
+            def ended(error: AuraError) -> None:
+                side.health.ended(error)
+                on_end(error)
+
+            return side.store.tail(from_seq, on_batch, ended)
+
+        return GatewayService(context, tail, observers=(observe,))
+
+    async def _compare_log(self, side: CommandSide, queries: Queries) -> None:
+        """Before the first command where the read models answer, else as soon as they do."""
+        from aura.cli.binding.log_health import compare
+
+        try:
+            await compare(side.store, queries, side.health)
+        except Unavailable as error:
+            log.warning("log.not_compared", detail=error.detail)
+            self._chore("compare the log", None, lambda: compare(side.store, queries, side.health))
 
 
 class Scheduler(_Composed):
@@ -330,22 +398,3 @@ class Projector(_Composed):
             health=HealthLog(connection, clock, ids),
             on_alert=Announcements(store, clock, ids).alert,
         )
-
-
-async def _resume_purges(at: World, side: CommandSide, queries: Queries) -> None:
-    from aura.commands.handler import Caller
-
-    async def requested() -> AsyncIterator[str]:
-        for row in await queries.purging():
-            yield row["id"]
-
-    request_id = at.ids.uuid7()
-    await side.service.purger.resume(requested(), Caller("system:purge", request_id, request_id))
-
-
-def _sweeper(at: World, side: CommandSide) -> Callable[[], Awaitable[object]]:
-    from aura.log.content import Sweeper
-    from aura.log.content_jetstream import JetStreamContentBackend
-
-    backend = JetStreamContentBackend(side.connection, at.clock, at.ids)
-    return Sweeper(side.content, backend, side.store, at.clock).sweep

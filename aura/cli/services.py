@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,21 @@ def projector(data: Path | None) -> None:
     _serve("projector", {"data_dir": data})
 
 
+def structlog_without_rich() -> None:
+    """Import structlog so that it does not import rich (for tracebacks; 0.2–0.5 s and 10 MB of every service's start).
+
+    Whoever needs rich afterwards can still import it.
+    """
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to say "not there"
+        try:
+            importlib.import_module("structlog")
+        finally:
+            del sys.modules["rich"]
+
+
 def _serve(component: str, flags: dict[str, Any]) -> None:
+    structlog_without_rich()
     from aura import config
     from aura.cli import compose
     from aura.cli.logs import configure_logging

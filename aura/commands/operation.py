@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aura.clock import Clock
 from aura.commands import requests as r
 from aura.commands.handler import Caller, Intent, JobHandler, KeyUse, Outcome
-from aura.errors import PoisonEvent
+from aura.errors import InvalidRequest, PoisonEvent
 from aura.events import envelope, subjects
 from aura.events.catalogue import Event
 from aura.ids import IdSource
@@ -72,9 +72,13 @@ class Operations:
         if caller.idempotency_key is None:
             return None
         fingerprint = self._ports.content.fingerprint
+        try:
+            asked = body.model_dump_json()
+        except ValueError as error:
+            raise InvalidRequest("the request is not JSON that can be stored") from error
         return KeyUse(
             key=fingerprint(f"key\0{caller.actor}\0{caller.idempotency_key}".encode()),
-            body=fingerprint(f"body\0{operation}\0{target}\0{body.model_dump_json()}".encode()),
+            body=fingerprint(f"body\0{operation}\0{target}\0{asked}".encode()),
         )
 
     @staticmethod

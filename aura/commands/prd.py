@@ -2,10 +2,11 @@
 
 Order of effects: validate everything → write the inputs (encrypted, guarded, erasable) → append every ``job.created``: one plain
 append for one task, one atomic batch for 2 to 1,000. A crash in between leaves inputs without a job, which the sweep of
-``log/content.py`` removes; never a job without its input.
+``log/content_sweep.py`` removes; never a job without its input: who comes between the two writes for too long gives up.
 
 Idempotency: with an ``Idempotency-Key`` all ids are derived from (project, actor, key), every append expects sequence 0, so a repeat,
-however late, meets its own first event: the same body → the first answer, another body → ``KeyReused``.
+however late, meets its own first event: the same body → the first answer, another body → ``KeyReused``. After a crash in between, it
+meets the first input instead, which names the body it came with, with the same outcome: a job never runs another body's payload.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from aura import ids as identifiers
 from aura.clock import rfc3339
+from aura.commands import requests as r
 from aura.commands.handler import Caller, JobHandler, KeyUse
 from aura.commands.heads import load_job
 from aura.commands.requests import Submit, Task
@@ -24,6 +24,7 @@ from aura.domain.job import evolve
 from aura.errors import InvalidRequest, KeyReused, NotFound, Unavailable, WrongExpectedSequence
 from aura.events import subjects
 from aura.events.catalogue import ContentRef, JobCreated, KeyRef
+from aura.log.content_sweep import IN_FLIGHT_S
 from aura.log.ports import ContentStore, InputItem
 from aura.log.store import Append
 
@@ -42,23 +43,34 @@ class PrdIntake:
         if caller.idempotency_key is not None and (found := await self._first_answer(request, root, job_ids, key)):
             return found
         inputs = [
-            InputItem(request.project_id, job_id, _payload_bytes(task))
+            InputItem(request.project_id, job_id, r.stored_json(task.payload, "payload"))
             for job_id, task in zip(job_ids, request.tasks, strict=True)
         ]
-        refs = await self._content.put_inputs(inputs)
-        appends = self._appends(request, caller, key, root, job_ids, depends_on, refs)
+        created = False
         try:
-            if len(appends) == 1:
-                seqs = [await self._handler.store.append(appends[0])]
-            else:
-                seqs = await self._handler.store.append_batch(appends)
+            started = self._handler.clock.monotonic_s()
+            refs = await self._content.put_inputs(inputs, request=key.body if key is not None else None)
+            appends = self._appends(request, caller, key, root, job_ids, depends_on, refs)
+            if self._handler.clock.monotonic_s() - started > IN_FLIGHT_S:
+                raise Unavailable("the submission took too long; try again")
+            seq = await self._append(appends)
+            created = True
         except WrongExpectedSequence:
             # Somebody with the same key was first (or we were, and the answer got lost).
             found = await self._first_answer(request, root, job_ids, key)
             if found is None:
                 raise Unavailable("the submission raced with itself; try again") from None
             return found
-        return _answer(root, job_ids, request, seqs[-1])
+        finally:
+            if not created:
+                self._content.forget_inputs(job_ids)
+        return _answer(root, job_ids, request, seq)
+
+    async def _append(self, appends: list[Append]) -> int:
+        """All or none; the last one's sequence."""
+        if len(appends) == 1:
+            return await self._handler.store.append(appends[0])
+        return (await self._handler.store.append_batch(appends))[-1]
 
     def _ids(self, request: Submit, caller: Caller) -> tuple[str, list[str]]:
         if caller.idempotency_key is None:
@@ -136,13 +148,6 @@ def _answer(root: str, job_ids: list[str], request: Submit, seq: int) -> dict[st
         "message": f"{len(job_ids)} {noun} queued in project {request.project_id}",
         "seq": seq,
     }
-
-
-def _payload_bytes(task: Task) -> bytes:
-    try:
-        return orjson.dumps(task.payload)
-    except (orjson.JSONEncodeError, TypeError) as error:
-        raise InvalidRequest("a payload is not JSON that can be stored", field="payload") from error
 
 
 def resolve_dependencies(tasks: Sequence[Task]) -> list[list[int]]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aura.errors import InvalidRequest
 from aura.events.catalogue import StageStatus
@@ -22,6 +23,8 @@ _UNSAFE = re.compile(
 )
 MAX_TASKS = 1_000
 MAX_CHUNK = 256 * 1024
+#: How deep arrays and objects of a payload or of details may be nested.
+MAX_DEPTH = 64
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -52,6 +55,22 @@ def _job_id(value: str) -> str:
     return value
 
 
+def _shallow(value: Any) -> Any:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+
+
+Json = Annotated[Any, AfterValidator(_shallow)]
 Name = Annotated[str, AfterValidator(_name)]
 JobId = Annotated[str, AfterValidator(_job_id)]
 Title = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_text)]
@@ -76,7 +95,7 @@ class Task(Request):
 
     type: TaskType = "task"
     role: Role = "Employee"
-    payload: Any = None
+    payload: Json = None
     name: Name | None = None
     title: Title | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 5
@@ -108,12 +127,19 @@ class Assign(Request):
 
 class Claim(Request):
     """Start an attempt. The lease runs ``lease_ttl_s`` seconds after each heartbeat. ``offered``: answers an assignment that the pool
-    delivered, and is refused if that was taken back meanwhile (pool paused, concurrency key busy)."""
+    delivered to the pool ``model``, and is refused if that was taken back meanwhile (pool paused, concurrency key busy) or the job
+    was given to another pool."""
 
     worker_id: Name
     lease_ttl_s: Annotated[float, Field(ge=5, le=3_600)] | None = None
     model: Name | None = None
     offered: bool = False
+
+    @model_validator(mode="after")
+    def _offered_to_a_pool(self) -> Claim:
+        if self.offered and self.model is None:
+            raise ValueError("who answers an offer names its pool ('model')")
+        return self
 
 
 class Heartbeat(Request):
@@ -180,7 +206,7 @@ class Complete(Request):
     """Hand in a result. ``output_count`` is what the SDK wrote; without it the output log is asked."""
 
     success: bool
-    details: Any = None
+    details: Json = None
     attempt: Attempt | None = None
     output_count: Annotated[int, Field(ge=0)] | None = None
 
@@ -236,6 +262,14 @@ class ModelHeartbeat(BaseModel):
 
 class Nothing(Request):
     """An empty body."""
+
+
+def stored_json(value: Any, field: str) -> bytes:
+    """``value`` as JSON that can be stored and read back. Raises ``InvalidRequest`` naming ``field``."""
+    try:
+        return orjson.dumps(value)
+    except (orjson.JSONEncodeError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"{field} is not JSON that can be stored", field=field) from error
 
 
 def parse(model: type[T], params: object) -> T:

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from aura.clock import rfc3339
 from aura.commands import requests as r
 from aura.commands.attempts import AttemptOperations
 from aura.commands.handler import Caller, JobHandler
-from aura.commands.models import ModelHandler
+from aura.commands.models import ModelHandler, joined
 from aura.commands.operation import Operation, Operations, Policy, Ports
 from aura.commands.prd import PrdIntake
 from aura.commands.purge import Purger
@@ -69,6 +67,11 @@ class CommandService(Operations):
         envelope.check_actor(caller.actor)
         return await found(params, caller)
 
+    async def ensure_pool(self, model: str) -> None:
+        """Make a model's pool exist. Raises ``InvalidRequest`` for a bad name or one model too many, ``Unavailable``."""
+        await self.models.admit(model)
+        await self._ports.ensure_pool(model)
+
     # ------------------------------------------------------------ operations: PRDs and assignment
 
     async def _submit(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class CommandService(Operations):
     async def _assign(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
         job_id, request = self._job(params, r.Assign)
         await self.jobs.head(job_id)  # an unknown job makes no pool
-        await self._ports.ensure_pool(request.assigned_model)
+        await self.ensure_pool(request.assigned_model)
         reason = AssignReason(policy="manual")
         command = c.AssignJob(model=request.assigned_model, reason=reason, override=True)
         outcome = await self.jobs.execute(job_id, command, caller, self._key("assign", job_id, request, caller))
@@ -134,13 +137,13 @@ class CommandService(Operations):
         report = r.parse(r.ModelHeartbeat, rest)
         extra = report.model_extra or {}
         payload = {"status": report.status, **extra}
-        if len(payload) > 64 or len(orjson.dumps(payload)) > MAX_HEARTBEAT:
+        if len(payload) > 64 or len(r.stored_json(payload, "payload")) > MAX_HEARTBEAT:
             raise TooLarge(
                 f"a heartbeat's payload has at most 64 fields and {MAX_HEARTBEAT} bytes", limit=MAX_HEARTBEAT
             )
         seq, state = await self.models.load(model)
-        if state is None or (report.roles and state.roles != tuple(report.roles)):
-            await self._ports.ensure_pool(model)
+        if state is None or state.roles != joined(state, report.roles):
+            await self.ensure_pool(model)
             register = m.RegisterModel(slots=report.slots, roles=tuple(report.roles))
             seq = await self.models.execute(model, register, caller)
         sent = {

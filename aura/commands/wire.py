@@ -12,9 +12,9 @@ import orjson
 from aura import errors as e
 
 
-def problem(error: e.AuraError) -> tuple[int, bytes]:
-    """HTTP status and problem object. Internal errors say only "internal"."""
-    internal = error.http_status >= 500 and not isinstance(error, e.Unavailable)
+def described(error: e.AuraError) -> dict[str, Any]:
+    """The problem object, over NATS and (with what only HTTP knows added) over HTTP. Internal errors say only "internal"."""
+    internal = error.http_status >= 500 and not isinstance(error, e.Unavailable | e.LogRegression)
     body: dict[str, Any] = {
         "type": f"urn:aura:problem:{'internal' if internal else error.code}",
         "status": error.http_status,
@@ -36,7 +36,12 @@ def problem(error: e.AuraError) -> tuple[int, bytes]:
             body |= {"retry_after_s": error.retry_after_s}
         case _:
             pass
-    return error.http_status, orjson.dumps(body)
+    return body
+
+
+def problem(error: e.AuraError) -> tuple[int, bytes]:
+    """HTTP status and problem object as bytes."""
+    return error.http_status, orjson.dumps(described(error))
 
 
 def error_of(status: int, body: bytes) -> e.AuraError:

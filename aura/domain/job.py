@@ -13,9 +13,9 @@ States and arrows (event names on the arrows)::
 Closed jobs (COMPLETED, SUBMITTED, FAILED, CANCELLED) are in the archive until ``retention_until``: held, released, purged.
 
 Invariants: an attempt's number only rises and is the fencing token (G6); only the current attempt of an IN_PROGRESS job can
-report (G8), a later report is recorded once per attempt and refused; ``spent`` never exceeds ``max_attempts`` (G7); a held job
-cannot be purged and a job whose purge was requested can leave its state no more (G15); a job has at most
-:data:`MAX_EVENTS` events (G12), of which the last tenth is kept for ending it.
+report (G8), a later report is recorded at most once per attempt and refused; ``spent`` never exceeds ``max_attempts`` (G7); a held
+job and one that waits for a verdict cannot be purged, and a job whose purge was requested can leave its state no more (G15); a job
+has at most :data:`MAX_EVENTS` events (G12), of which the last tenth is kept for ending it.
 
 ``decide`` refuses by raising :class:`~aura.errors.Conflict` or :class:`~aura.errors.Fenced`; ``[]`` means "already so".
 ``evolve`` is total: it never refuses history.
@@ -23,9 +23,10 @@ cannot be purged and a job whose purge was requested can leave its state no more
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from aura.clock import parse_rfc3339, rfc3339
 from aura.domain import job_commands as c
@@ -35,6 +36,9 @@ from aura.events import catalogue as e
 
 #: Most events of one job. Commands that could repeat for ever are refused a little earlier than those that end the job.
 MAX_EVENTS = 10_000
+_REPEATABLE_EVENTS = MAX_EVENTS * 9 // 10
+#: How many attempts' late results the state remembers one by one; below the lowest of them all count as recorded.
+_KEPT_LATE = 8
 _ENDING = (c.CompleteJob, c.FailJob, c.FailWaitingJob, c.CancelJob, c.ExpireLease, c.RequestPurge, c.RecordPurge)
 
 
@@ -46,7 +50,7 @@ def decide(state: JobState | None, command: c.JobCommand, *, now: datetime) -> l
         return [command.created]
     if state is None:
         raise Conflict("the job does not exist")
-    limit = MAX_EVENTS if isinstance(command, _ENDING) else MAX_EVENTS * 9 // 10
+    limit = MAX_EVENTS if isinstance(command, _ENDING) else _REPEATABLE_EVENTS
     if state.count >= limit:
         raise Conflict(f"the job has {state.count} events; the limit is {MAX_EVENTS}", status=state.status)
     return _decide(state, command, now)
@@ -118,6 +122,8 @@ def _claim(state: JobState, command: c.ClaimJob, now: datetime) -> list[e.JobEve
             raise Conflict(f"the job is not due before {state.not_before}", status=state.status)
         if not command.dependencies_met:
             raise Conflict("the job waits for jobs it depends on", status=state.status)
+    elif command.offered and command.pool is not None and state.model != command.pool:
+        raise Conflict("the job was given to another pool", status=state.status)
     return [
         e.JobClaimed(
             worker_id=command.worker_id,
@@ -170,13 +176,22 @@ def _report(
 def _late(
     state: JobState, command: c.ChangeStage | c.CompleteJob | c.FailJob | c.ReleaseJob, attempt: int
 ) -> list[e.JobEvent]:
-    """A report without a lease: results and failures are recorded once per attempt, everything else is only refused."""
-    result = isinstance(command, c.CompleteJob | c.FailJob)
-    if result and command.attempt is not None and attempt >= 1 and attempt not in state.late:
-        return [
-            e.JobLateResultRejected(worker_id=state.worker or "unknown", attempt=attempt, current_attempt=state.attempt)
-        ]
+    """A report without a lease: one that the log holds already is "already so"; other results and failures are recorded at most once
+    per attempt, and never out of the reserve for ending the job; everything else is only refused."""
+    if isinstance(command, c.CompleteJob | c.FailJob):
+        if command.repeated and attempt == state.attempt:
+            return []
+        room = state.count < _REPEATABLE_EVENTS
+        if room and command.attempt is not None and attempt >= 1 and not _late_recorded(state, attempt):
+            worker = state.worker or "unknown"
+            return [e.JobLateResultRejected(worker_id=worker, attempt=attempt, current_attempt=state.attempt)]
     raise refused_late(state, attempt, named=command.attempt is not None)
+
+
+def _late_recorded(state: JobState, attempt: int) -> bool:
+    """Whether a late result of the attempt was, or may have been, recorded. The state keeps the highest :data:`_KEPT_LATE` attempts;
+    once it is full, every lower attempt counts as recorded, so that there is never a second record of one attempt."""
+    return attempt in state.late or (len(state.late) >= _KEPT_LATE and attempt < min(state.late))
 
 
 def refused_late(state: JobState, attempt: int, *, named: bool = True) -> Conflict:
@@ -231,6 +246,8 @@ def _archive(
         case c.RequestPurge(by, scope_digest, reason):
             if state.purge is not Purge.NONE:
                 return []
+            if state.status is JobStatus.SUBMITTED:
+                raise Conflict("the job waits for a verdict, and others may wait for it", status=state.status)
             if state.held:
                 raise Conflict("the archive is held", status=state.status)
             if state.retention_until is None or parse_rfc3339(state.retention_until) > now:
@@ -323,7 +340,8 @@ def _evolve(state: JobState, event: e.JobEvent) -> JobState:
         case e.JobCancelled():
             return _closed(state, JobStatus.CANCELLED, event.retention_until)
         case e.JobLateResultRejected(attempt=attempt):
-            return replace(state, late=(*state.late, attempt)[-8:])
+            late = (*state.late, attempt)
+            return replace(state, late=late if len(late) <= _KEPT_LATE else tuple(a for a in late if a != min(late)))
         case e.ArchiveHeld():
             return replace(state, held=True)
         case e.ArchiveHoldReleased():

@@ -42,13 +42,15 @@ class UnassignJob:
 class ClaimJob:
     """A worker wants to start an attempt. ``fallback_model`` names the pool when the job was never assigned;
     ``dependencies_met`` is looked up by the handler when the state says there are dependencies. ``offered``: the worker answers an
-    assignment; if that was taken back meanwhile (pool paused, concurrency key busy), the job is not its to claim."""
+    assignment to its ``pool``; if that was taken back meanwhile (pool paused, concurrency key busy) or the job was given to another
+    pool, the job is not its to claim."""
 
     worker_id: str
     lease_ttl_s: float
     fallback_model: str
     dependencies_met: bool = True
     offered: bool = False
+    pool: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,20 @@ class ChangeStage:
 
 @dataclass(frozen=True, slots=True)
 class CompleteJob:
-    """Hand in the attempt's result. ``success`` false waits for a verdict."""
+    """Hand in the attempt's result. ``success`` false waits for a verdict. ``repeated``: the log already holds this very report of the
+    current attempt and it led to the status the job is in (looked up by the handler); there is nothing to do."""
 
     success: bool
     retention_s: float
     attempt: int | None = None
     result: ContentRef | None = None
     output: OutputRef = NO_OUTPUT
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FailJob:
-    """The attempt failed. ``retry_in_s`` is the back-off if attempts remain (``retry.py``)."""
+    """The attempt failed. ``retry_in_s`` is the back-off if attempts remain (``retry.py``). ``repeated`` as in :class:`CompleteJob`."""
 
     error_code: str
     retryable: bool
@@ -82,11 +86,12 @@ class FailJob:
     attempt: int | None = None
     error: ContentRef | None = None
     output: OutputRef = NO_OUTPUT
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FailWaitingJob:
-    """The job waited longer than its ``queue_timeout_s``."""
+    """The job cannot start: it waited longer than its ``queue_timeout_s``, or its input cannot be read."""
 
     error_code: str
     retention_s: float

@@ -241,7 +241,9 @@ def explain(
         case JobStatus.QUEUED:
             return _queued(job, models, deps, now)
         case JobStatus.ASSIGNED:
-            found = [_reason("waits_for_claim", f"assigned to {job.model}, waits for a worker to claim it", seq=job.seq)]
+            found = [
+                _reason("waits_for_claim", f"assigned to {job.model}, waits for a worker to claim it", seq=job.seq)
+            ]
             pool = models.get(job.model or "", ModelView(job.model or ""))
             if closed(pool) or not pool.seen:
                 found.append(_pool_reason(pool))
@@ -252,7 +254,9 @@ def explain(
             text = f"attempt {job.attempt} is running on worker {job.worker}"
             return [_reason("running", text, attempt=job.attempt, worker_id=job.worker, since=job.since, seq=job.seq)]
         case JobStatus.SUBMITTED:
-            return [_reason("waits_for_verdict", "handed in without success, waits to be accepted or rejected", seq=job.seq)]
+            return [
+                _reason("waits_for_verdict", "handed in without success, waits to be accepted or rejected", seq=job.seq)
+            ]
         case _:
             return [_reason("ended", f"the job is {job.status.value}", since=job.since, seq=job.seq)]
 
@@ -278,7 +282,9 @@ def _queued(
     pools = [models.get(name, ModelView(name)) for name in candidates(job.mapped_model, declared)]
     if not any(room(pool) > 0 for pool in pools):
         found.extend(_pool_reason(pool) for pool in pools)
-    return found or [_reason("ready", "ready: the scheduler assigns it in its next round, jobs of higher priority first")]
+    return found or [
+        _reason("ready", "ready: the scheduler assigns it in its next round, jobs of higher priority first")
+    ]
 
 
 def _pool_reason(pool: ModelView) -> dict[str, Any]:

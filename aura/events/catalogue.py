@@ -28,10 +28,12 @@ class _Record(BaseModel):
 
 
 class ContentRef(_Record):
-    """What an event says of content: its size and its salted digest (``sha256:…``)."""
+    """What an event says of content: its size, its salted digest (``sha256:…``), and for results and error texts the ``part`` it is
+    stored as (``result.<attempt>.<id>``): written once, so that nobody can put another text behind a committed reference."""
 
     bytes: int
     digest: str
+    part: Annotated[str, Field(max_length=64)] | None = None
 
 
 class OutputRef(_Record):

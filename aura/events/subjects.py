@@ -36,6 +36,7 @@ EntityKind = Literal["job", "model", "session", "system"]
 OutputKind = Literal["stream", "log", "progress"]
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("stream", "log", "progress")
 ContentPart = Literal["input", "result", "error"]
+ReportPart = Literal["result", "error"]
 
 
 def check_name(value: object, field: str) -> str:
@@ -178,9 +179,14 @@ def parse_output(subject: str) -> OutputSubject:
     raise ValueError(f"not an output subject: {subject!r}")
 
 
-def content(project: int, job_id: str, part: ContentPart) -> str:
-    """Where a part of a job's content is stored (stream ``AURA_CONTENT``)."""
+def content(project: int, job_id: str, part: str) -> str:
+    """Where a part of a job's content is stored (stream ``AURA_CONTENT``): ``input``, or what :func:`report_part` made."""
     return f"content.aura.{project}.{job_id}.{part}"
+
+
+def report_part(part: ReportPart, attempt: int, unique: str) -> str:
+    """The part under which one attempt's result or error text is stored, once; named by the event's reference."""
+    return f"{part}.{attempt}.{unique}"
 
 
 def pool_filter(model: str) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import orjson
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aura.gateway import openapi, security
+from aura.errors import NotFound
+from aura.gateway import openapi, reads, security
 from aura.gateway.context import Gateway, GatewayContext
 from aura.gateway.edge import Edge
 from aura.gateway.endpoint import Endpoint
@@ -20,9 +23,19 @@ from aura.gateway.live import Sockets, Streams, no_such_socket
 from aura.gateway.routes import ENDPOINTS
 from aura.gateway.site import page_routes
 
+log = structlog.get_logger("aura.gateway")
+
+
+class _Stalled(Exception):
+    """The client takes nothing of its answer."""
+
 
 class _Path:
-    """All endpoints of one path as an ASGI application: named for metrics, behind their gates, queries checked."""
+    """All endpoints of one path as an ASGI application: named for metrics, behind their gates, queries checked.
+
+    A request is inside its gate until its answer has left, streamed or not; so that a client which stops reading does not keep its
+    place for ever, its connection is cut when it takes nothing for ``stall_s``.
+    """
 
     def __init__(self, gateway: Gateway, endpoints: list[Endpoint]) -> None:
         self._gateway = gateway
@@ -36,8 +49,25 @@ class _Path:
         with self._gate(endpoint):
             if endpoint.method == "GET":
                 query(endpoint.query, request)
-            answer = await endpoint.handler(self._gateway, request)
-        await answer(scope, receive, send)
+            try:
+                answer = await endpoint.handler(self._gateway, request)
+            except NotFound as error:
+                await reads.name_the_prd(self._gateway, request, error)
+                raise
+            try:
+                await answer(scope, receive, self._hurried(send))
+            except _Stalled:
+                log.info("http.stalled", route=endpoint.path)  # uvicorn closes what was left unfinished
+
+    def _hurried(self, send: Send) -> Send:
+        async def hurried(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._gateway.limits.stall_s):
+                    await send(message)
+            except TimeoutError:
+                raise _Stalled from None
+
+        return hurried
 
     def _gate(self, endpoint: Endpoint) -> AbstractContextManager[None]:
         match endpoint.kind:

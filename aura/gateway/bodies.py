@@ -34,6 +34,8 @@ async def read(request: Request, limits: Limits) -> bytes:
     too_large = TooLarge(f"the body is larger than {limits.body_bytes} bytes", limit=limits.body_bytes)
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
+        if "expect" not in request.headers:
+            await _discard(request, limits)
         raise too_large
     parts: list[bytes] = []
     size = 0
@@ -51,14 +53,39 @@ async def read(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
+async def _discard(request: Request, limits: Limits) -> None:
+    """Let a client that writes first and reads afterwards finish, within bounds, or it never sees the answer but a reset."""
+    size = 0
+    try:
+        async with asyncio.timeout(limits.discard_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > limits.discard_bytes:
+                    return
+    except (TimeoutError, ClientDisconnect):
+        return
+
+
 def check_content_type(request: Request) -> None:
-    """Raise 415 unless the body may be read as JSON."""
-    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Raise 415 unless the body may be read as JSON: by its type, in UTF-8, and not compressed."""
+    sent, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    sent = sent.strip()
+    charset = next((value for name, _, value in _parameters(parameters) if name == "charset"), "utf-8")
+    if (
+        charset not in ("utf-8", "utf8", "us-ascii")
+        or request.headers.get("content-encoding", "identity") != "identity"
+    ):
+        raise HTTPException(415)
     if sent == "application/json" or (sent.startswith("application/") and sent.endswith("+json")):
         return
     if sent in ("", _FORM) and not any(name in request.headers for name in _BROWSER):
         return
     raise HTTPException(415)
+
+
+def _parameters(text: str) -> list[tuple[str, str, str]]:
+    parts = [part.partition("=") for part in text.split(";")]
+    return [(name.strip(), equals, value.strip().strip('"')) for name, equals, value in parts]
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

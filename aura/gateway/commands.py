@@ -126,13 +126,18 @@ async def purge(gateway: Gateway, request: Request) -> Response:
 
 
 def archive_command(operation: str) -> Handler:
-    """Hold and release of an archive."""
+    """Hold and release of an archive. Anybody may keep content from being erased; where there is a director, only the director lets it
+    go again. A key that is sent must be right in any case."""
 
     async def handle(gateway: Gateway, request: Request) -> Response:
+        director = is_director(gateway, request)
+        guarded = operation == "release_hold" and gateway.ctx.settings.director_api_key is not None
+        if not director and (guarded or "x-director-key" in request.headers):
+            raise Forbidden("this needs the director's key")
         job_id = subjects.check_job_id(request.path_params["job_id"])
         params = await arguments(gateway, request)
         params["job_id"] = job_id
-        actor = DIRECTOR if is_director(gateway, request) else ANONYMOUS
+        actor = DIRECTOR if director else ANONYMOUS
         return json(await gateway.ctx.commands.call(operation, params, caller_of(gateway, request, actor)))
 
     return handle

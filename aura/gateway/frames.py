@@ -1,8 +1,9 @@
-"""Bytes on the wire, built once per event and shared by all clients. The event is never parsed.
+"""Bytes on the wire, built once per event and shared by all clients. The event is not parsed.
 
-A frame's text is ``{"seq":N,`` + the stored body without its first brace. A stored body that is not an object
+A frame's text is ``{"seq":N,`` + the stored body without its first brace. A stored body that is not an object or not UTF-8
 (poison, G17) is relayed as ``{"seq":N,"type":"system.unreadable"}``: the sequence stays contiguous for clients and
-the text stays JSON.
+the text stays JSON. An event with a field ``seq`` of its own would answer for the envelope's (JSON parsers take the last one): in the
+system events that once had one it is shown as ``at_seq``, as today's events call it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,37 @@ import orjson
 
 from aura.log.store import Recorded
 
+#: The envelope begins with ``id`` and ``type``.
+_TYPE_WITHIN = 96
+
 
 def event_json(seq: int, body: bytes) -> bytes:
     """The event as clients see it, one line of JSON."""
-    if len(body) < 5 or body[0] != 0x7B or body[-1] != 0x7D:
+    if len(body) < 5 or body[0] != 0x7B or body[-1] != 0x7D or not (body.isascii() or _is_text(body)):
         return b'{"seq":%d,"type":"system.unreadable"}' % seq
+    if b'"system.' in body[:_TYPE_WITHIN] and b'"seq"' in body:
+        body = _without_own_seq(body)
     if b"\n" in body or b"\r" in body:  # between JSON tokens only; would break SSE and NDJSON
         body = body.replace(b"\n", b" ").replace(b"\r", b" ")
     return b'{"seq":%d,%b' % (seq, body[1:])
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _without_own_seq(body: bytes) -> bytes:
+    try:
+        flat = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return b'{"type":"system.unreadable"}'
+    if "seq" not in flat:
+        return body
+    return orjson.dumps({"at_seq" if name == "seq" else name: value for name, value in flat.items()})
 
 
 def ws_text(payload: bytes) -> bytes:
@@ -34,7 +58,10 @@ def ws_text(payload: bytes) -> bytes:
 
 
 def sse_event(payload: bytes, event_id: bytes | None = None, name: bytes | None = None) -> bytes:
-    """One server-sent event (HTML Living Standard §9.2.6). ``payload`` is one line."""
+    """One server-sent event (HTML Living Standard §9.2.6). A payload of several lines (``\\r`` and ``\\n`` both end one there)
+    stays one event: each line is data."""
+    if b"\n" in payload or b"\r" in payload:
+        payload = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     lines = []
     if event_id is not None:
         lines.append(b"id: %b\n" % event_id)

@@ -45,6 +45,7 @@ log = structlog.get_logger("aura.gateway")
 #: What ``/ws/events`` gets: every lifecycle event, and without a sequence heartbeats and log lines.
 EVERYTHING = (*LOG_SUBJECTS, "aura.output.>", "health.aura.>")
 
+_STARTING = "starting"
 Watcher = Callable[[Frame], None]
 
 
@@ -88,7 +89,7 @@ class Hub:
         """Set by :meth:`close`: whatever waits on behalf of a client ends now."""
         self.epoch = ""
         self.first = 1
-        self.failure: str | None = "starting"
+        self.failure: str | None = _STARTING
         """Why nobody can connect; ``None`` when all is well."""
 
     # --- the log's side
@@ -99,7 +100,8 @@ class Hub:
         self.first = max(identity.first_seq, 1)
         self._ring = Ring(from_seq - 1, max_frames=self._limits.ring_frames, max_bytes=self._limits.ring_bytes)
         self._flushed = from_seq - 1
-        self.failure = None
+        if self.failure == _STARTING:
+            self.failure = None
 
     def on_batch(self, batch: list[Recorded]) -> None:
         """The tail's next events: consecutive, in order. Raises ``ValueError`` for a hole (the tail then ends)."""
@@ -121,6 +123,10 @@ class Hub:
         if self._reached:
             self._announce(ring.head)
 
+    def listens(self, subject: str) -> bool:
+        """Whether anybody wants ``subject`` now: what nobody wants need not be built."""
+        return self.failure is None and any(isinstance(target, Group) for target in self._trie.match(subject))
+
     def note(self, subject: str, note: Note) -> None:
         """Something live only, for whoever wants ``subject`` now."""
         if self.failure is not None:
@@ -133,8 +139,8 @@ class Hub:
             self._schedule()
 
     def lost(self, reason: str) -> None:
-        """The log is not the one we followed (G5): reset everybody, take nobody in."""
-        if self.failure is not None:
+        """The log is not the one we followed (G5): reset everybody, take nobody in. Before :meth:`begin` it means: never begin."""
+        if self.failure not in (None, _STARTING):
             return
         self.flush()
         self.failure = reason
@@ -143,6 +149,10 @@ class Hub:
         for outlet in list(self._outlets):
             outlet.write(reset.ws if outlet.wire == "ws" else reset.sse)
             outlet.end(Ending.GOING_AWAY, "the log changed: reload")
+        waiting, self._reached = self._reached, []
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(Unavailable(f"live feeds are not available: {reason}"))
 
     async def caught_up(self, seq: int) -> None:
         """Return when ``seq`` was delivered by the tail. Raises ``Unavailable`` when the hub is not running."""

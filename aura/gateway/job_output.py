@@ -1,7 +1,12 @@
 """The adapter between stored output and what the gateway shows: decrypts each message once, on the way in.
 
 Live delivery is at most once and in order per job; readers notice what is missing by ``i`` (``job_feed``). A message that does
-not open under its job's key is left out and logged: it is damaged or forged, and must not stop what follows.
+not open under its job's key, or whose records are not numbered as it says, is left out and logged: it is damaged or forged, and must
+not stop what follows.
+
+Memory of a read is bounded (G12) whatever a job has written: a page keeps at most :data:`_PAGE` messages and :data:`_PAGE_BYTES` of
+them, attempts are asked for a few at a time (each subject of one answers at most 4 MiB), and at most :data:`_READS_AT_ONCE` pages are
+being read in this process.
 """
 
 from __future__ import annotations
@@ -23,8 +28,12 @@ from aura.log.sealing import BrokenSeal
 
 log = structlog.get_logger("aura.gateway")
 
-#: Messages of one page.
+#: Messages and bytes (of ciphertext, at least one message) of one page.
 _PAGE = 200
+_PAGE_BYTES = 4 * 1024 * 1024
+#: Attempts that are asked for at once, and pages that are read at once.
+_ATTEMPTS_AT_ONCE = 2
+_READS_AT_ONCE = 8
 #: Log messages of all jobs that wait for their keys; more are dropped (they are live only).
 _LOG_QUEUE = 1_000
 
@@ -64,6 +73,7 @@ class JobOutput:
         self._content = content
         self._jobs = jobs
         self._follow = follow
+        self._reading = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def read(
         self,
@@ -77,12 +87,34 @@ class JobOutput:
         """See the port."""
         after = max(from_cursor - 1, 0)
         data_key = await self._content.data_key(project, job_id)
-        while data_key is not None and attempts:
-            page = await self._stored.read(project, job_id, attempts, after_seq=after, limit=_PAGE, kinds=kinds)
+        groups = [attempts[at : at + _ATTEMPTS_AT_ONCE] for at in range(0, len(attempts), _ATTEMPTS_AT_ONCE)]
+        while data_key is not None and groups:
+            async with self._reading:
+                page, groups = await self._page(project, job_id, groups, after, kinds)
             yield [opened for stored in page.messages if (opened := _open(stored, data_key)) is not None]
             if not page.more or not page.messages:
                 return
             after = page.messages[-1].seq
+
+    async def _page(
+        self, project: int, job_id: str, groups: Sequence[Sequence[int]], after: int, kinds: Sequence[OutputKind]
+    ) -> tuple[OutputPage, list[Sequence[int]]]:
+        """The next messages of all groups of attempts by sequence, and the groups that have any left."""
+        kept: list[StoredMessage] = []
+        left: list[Sequence[int]] = []
+        complete_to: int | None = None
+        for group in groups:
+            page = await self._stored.read(project, job_id, group, after_seq=after, limit=_PAGE, kinds=kinds)
+            if not page.messages:
+                continue
+            left.append(group)
+            if page.more:
+                complete_to = min(page.messages[-1].seq, complete_to or page.messages[-1].seq)
+            found = sorted([*kept, *page.messages], key=lambda message: message.seq)
+            kept = _within_budget([message for message in found if complete_to is None or message.seq <= complete_to])
+            if len(kept) < len(found):  # what follows is read again, with the next page
+                complete_to = kept[-1].seq
+        return OutputPage(kept, complete_to is not None), left
 
     async def watch(self, project: int, job_id: str, sink: OutputSink) -> Stop:
         """See the port."""
@@ -135,9 +167,25 @@ async def _nothing() -> None:
     """Nothing was opened."""
 
 
+def _within_budget(messages: Sequence[StoredMessage]) -> list[StoredMessage]:
+    """The first messages that fit in one page, at least one."""
+    size = 0
+    for at, message in enumerate(messages[:_PAGE]):
+        size += len(message.sealed)
+        if size > _PAGE_BYTES and at:
+            return list(messages[:at])
+    return list(messages[:_PAGE])
+
+
 def _open(stored: StoredMessage, data_key: bytes) -> OutputMessage | None:
     try:
-        return OutputMessage(stored.seq, stored.attempt, stored.kind, stored.records(data_key))
+        records = stored.records(data_key)
+        if not isinstance(records, list) or not records:
+            raise ValueError("no list of records")
+        for at, record in enumerate(records, stored.first):
+            if not isinstance(record, dict) or record.get("i") != at:
+                raise ValueError("records that are not numbered as the message says")
+        return OutputMessage(stored.seq, stored.attempt, stored.kind, records)
     except (BrokenSeal, ValueError) as error:
         log.warning("output.unreadable", subject=stored.subject, seq=stored.seq, error=type(error).__name__)
         return None

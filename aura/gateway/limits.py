@@ -11,6 +11,9 @@ class Limits:
 
     body_bytes: int = 1024 * 1024
     body_timeout_s: float = 30.0
+    #: How much of a body that is too large, and how long, is thrown away so that its sender can read the refusal.
+    discard_bytes: int = 32 * 1024 * 1024
+    discard_s: float = 5.0
     head_bytes: int = 32 * 1024
     head_timeout_s: float = 15.0
     json_depth: int = 64

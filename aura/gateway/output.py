@@ -1,6 +1,7 @@
 """Content of one job over HTTP: its output, log lines and result, decrypted on the way out and streamed.
 
-Only attempts that the log claimed are shown. Text is for terminals: log lines lose control characters (forged lines,
+An answer is written as it is read, page by page: no job's output is ever in memory as a whole. Only attempts that the log claimed are
+shown. Text is for terminals: log lines lose control characters (forged lines,
 ANSI escapes), stream chunks are exactly what the worker wrote. Everything is ``nosniff`` and never HTML.
 """
 
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from aura.commands.heads import JobHead
+from aura.commands.results import reported
 from aura.domain.job_state import Purge
 from aura.errors import NotFound
 from aura.events import subjects
@@ -23,6 +25,7 @@ from aura.gateway import accept
 from aura.gateway.commands import json
 from aura.gateway.context import Gateway
 from aura.gateway.forms import NoQuery, OutputQuery, query
+from aura.gateway.ports import OutputMessage
 from aura.gateway.taps import flat_record
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
@@ -32,6 +35,10 @@ Render = Callable[[dict[str, Any]], bytes]
 def printable(text: str) -> str:
     """One line of a terminal: what could start a new one or steer it is shown as an escape."""
     return _CONTROL.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def _as_json(flat: dict[str, Any]) -> bytes:
+    return orjson.dumps(flat)
 
 
 def _as_line(flat: dict[str, Any]) -> bytes:
@@ -47,14 +54,18 @@ def _as_log_line(flat: dict[str, Any]) -> bytes:
     return f"{flat.get('ts', '')} {flat.get('level', ''):<8} {line}\n".encode("utf-8", "replace")
 
 
-async def _records(
-    gateway: Gateway, head: JobHead, asked: OutputQuery, kinds: Sequence[OutputKind], attempts: Sequence[int]
-) -> AsyncIterator[dict[str, Any]]:
-    read = gateway.ctx.output.read(head.project, head.job_id, attempts, from_cursor=asked.from_, kinds=kinds)
+async def _pieces(
+    head: JobHead, read: AsyncIterator[Sequence[OutputMessage]], render: Render, *, as_array: bool
+) -> AsyncIterator[bytes]:
+    """One piece per message; with ``as_array`` all of them are one JSON array."""
+    opening = b"["
     async for batch in read:
         for message in batch:
-            for record in message.records:
-                yield flat_record(head.job_id, head.project, message, record)
+            parts = [render(flat_record(head.job_id, head.project, message, record)) for record in message.records]
+            yield opening + b",".join(parts) if as_array else b"".join(parts)
+            opening = b","
+    if as_array:
+        yield b"[]" if opening == b"[" else b"]"
 
 
 async def _stream(
@@ -71,17 +82,10 @@ async def _stream(
         attempts = list(claimed[-1:])
     else:
         attempts = list(claimed)
-    records = _records(gateway, head, asked, kinds, attempts)
-    if media == accept.JSON:
-        return json([record async for record in records])
-    render = renders[media]
-
-    async def body() -> AsyncIterator[bytes]:
-        async for record in records:
-            yield render(record)
-
+    read = gateway.ctx.output.read(head.project, job_id, attempts, from_cursor=asked.from_, kinds=kinds)
+    body = _pieces(head, read, renders[media], as_array=media == accept.JSON)
     headers = {"aura-job-seq": str(head.seq), "content-disposition": "inline"}
-    return StreamingResponse(body(), headers=headers, media_type=media)
+    return StreamingResponse(body, headers=headers, media_type=media)
 
 
 async def output(gateway: Gateway, request: Request) -> Response:
@@ -93,7 +97,7 @@ async def output(gateway: Gateway, request: Request) -> Response:
 
 async def logs(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}/logs``: log lines as a JSON array, NDJSON, or text."""
-    renders = {accept.JSON: _as_line, accept.NDJSON: _as_line, accept.TEXT: _as_log_line}
+    renders = {accept.JSON: _as_json, accept.NDJSON: _as_line, accept.TEXT: _as_log_line}
     return await _stream(gateway, request, ("log",), renders)
 
 
@@ -105,17 +109,16 @@ async def result(gateway: Gateway, request: Request) -> Response:
     head = await gateway.ctx.commands.jobs.head(job_id, consistent=True)
     if head.state.purge is not Purge.NONE:
         raise NotFound("result", job_id)
-    details = await gateway.ctx.content.get(head.project, job_id, "result")
-    error = await gateway.ctx.content.get(head.project, job_id, "error")
-    if details is None and error is None and not head.state.status.closed:
+    found = await reported(gateway.ctx.store, gateway.ctx.content, head)
+    if found.details is None and found.error is None and not head.state.status.closed:
         raise NotFound("result", job_id)
     return json(
         {
             "job_id": job_id,
             "status": head.state.status.value,
             "attempt": head.state.attempt,
-            "details": orjson.loads(details.plaintext) if details is not None else None,
-            "error": orjson.loads(error.plaintext) if error is not None else None,
+            "details": orjson.loads(found.details) if found.details is not None else None,
+            "error": orjson.loads(found.error) if found.error is not None else None,
             "seq": head.seq,
         }
     )

@@ -59,6 +59,10 @@ class Queries(Protocol):
     """The read models. ``as_of`` is a sequence: the state right after it. Unknown or tampered cursors raise
     ``InvalidRequest``."""
 
+    async def resolve(self, time: str) -> int:
+        """The greatest sequence the read models have that was stored at or before an RFC 3339 time; 0 when there is none. Raises
+        ``InvalidRequest``."""
+
     async def list_jobs(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, as_of: int | None = None
     ) -> Page:

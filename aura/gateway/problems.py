@@ -59,8 +59,8 @@ def of(error: Exception, *, instance: str = "", trace_id: str = "") -> tuple[int
                 headers["retry-after"] = str(error.retry_after_s)
             if isinstance(error, TooLarge):
                 headers["connection"] = "close"
-            known = orjson.loads(wire.problem(error)[1])
-            return error.http_status, problem(**known, instance=instance, trace_id=trace_id), headers
+            body = problem(**wire.described(error), instance=instance, trace_id=trace_id)
+            return error.http_status, body, headers
         case HTTPException():
             headers.update(error.headers or {})
             code = _CODES.get(error.status_code, "refused")

@@ -9,14 +9,12 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from aura.clock import parse_rfc3339
 from aura.errors import InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
 from aura.gateway.commands import json
 from aura.gateway.context import Gateway
 from aura.gateway.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
 from aura.gateway.ports import JobFilter, Page, Row
-from aura.log.store import EventStore
 
 #: ``/models/health`` shows models heard of in the last five minutes.
 HEALTH_WINDOW_S = 300.0
@@ -39,34 +37,27 @@ async def _fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
 
 async def moment(gateway: Gateway, text: str) -> int:
     """``as_of`` as a sequence, and the read model has it. Raises ``InvalidRequest``, ``Unavailable``."""
-    identity = await gateway.ctx.store.identity()
-    if text.isdigit():
-        seq = int(text) if len(text) < 20 else identity.last_seq + 1
-    else:
-        try:
-            at_ns = int(parse_rfc3339(text.replace(" ", "+")).timestamp() * 1e9)
-        except ValueError:
-            raise InvalidRequest("as_of is a sequence or an RFC 3339 time with an offset", field="as_of") from None
-        seq = await seq_at(gateway.ctx.store, at_ns, identity.first_seq, identity.last_seq)
-    if seq > identity.last_seq:
-        raise InvalidRequest("as_of is ahead of the log", field="as_of")
-    if not await gateway.ctx.queries.wait_for(seq, gateway.limits.min_seq_wait_s):
-        raise Unavailable("the read model has not reached as_of yet", retry_after_s=1)
+    last = (await gateway.ctx.store.identity()).last_seq
+    if text.isascii() and text.isdigit():
+        seq = int(text) if len(text) < 20 else last + 1
+        if seq > last:
+            raise InvalidRequest("as_of is ahead of the log", field="as_of")
+        await _reached(gateway, seq)
+        return seq
+    text = text.replace(" ", "+")
+    seq = await gateway.ctx.queries.resolve(text)
+    if seq < last:
+        # The answer is final once the read model has an event after it, and that one is later than the time.
+        await _reached(gateway, seq + 1)
+        if await gateway.ctx.queries.resolve(text) != seq:
+            await _reached(gateway, last)
+            seq = await gateway.ctx.queries.resolve(text)
     return seq
 
 
-async def seq_at(store: EventStore, at_ns: int, first: int, last: int) -> int:
-    """The greatest sequence stored at or before ``at_ns`` (Unix nanoseconds); ``first - 1`` when there is none. O(log
-    n) reads."""
-    low, high = first - 1, last
-    while low < high:
-        middle = (low + high + 1) // 2
-        recorded = await store.get(middle)
-        if recorded is not None and recorded.stored_at_ns <= at_ns:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+async def _reached(gateway: Gateway, seq: int) -> None:
+    if not await gateway.ctx.queries.wait_for(seq, gateway.limits.min_seq_wait_s):
+        raise Unavailable("the read model has not reached as_of yet", retry_after_s=1)
 
 
 def _page(request: Request, page: Page) -> Response:
@@ -131,6 +122,18 @@ async def _projected(gateway: Gateway, job_id: str, ask: Callable[[str], Awaitab
     if int(row.get("seq", head.seq)) < head.seq and await gateway.ctx.queries.wait_for(head.seq, SETTLE_S):
         return await ask(job_id)
     return row
+
+
+async def name_the_prd(gateway: Gateway, request: Request, error: NotFound) -> None:
+    """Who takes a root job's id for a job's is told so: a root job has no events, output or lease of its own."""
+    job_id = request.path_params.get("job_id")
+    if error.kind != "job" or not isinstance(job_id, str):
+        return
+    try:
+        if await gateway.ctx.queries.get_prd(job_id) is not None:
+            error.detail = "no such job: this is the root_job_id of a PRD, whose jobs GET /prds/{root_job_id} names"
+    except (Unavailable, NotFound):
+        return
 
 
 async def prds(gateway: Gateway, request: Request) -> Response:

@@ -85,7 +85,8 @@ def _archive(action: Literal["hold", "release"], operation: str, summary: str) -
         answers=_ok("Committed", a.Committed),
         kind="command",
         body=r.Because,
-        errors=(404, 409),
+        headers=("x-director-key",),
+        errors=(403, 404, 409),
     )
 
 
@@ -189,7 +190,7 @@ _MODELS = (
         path="/models/{name}/next",
         name="next_job",
         handler=commands.next_job,
-        summary="The next job of a pool, already claimed; waits for one",
+        summary="The next job of a pool, already claimed; waits for one. A repeat with the same Idempotency-Key gets the same claim",
         tag="models",
         answers=(*_ok("A job", a.Claimed), Answer(204, "No job within wait_s")),
         kind="wait",

@@ -22,7 +22,7 @@ from aura.config import refuse_open_bind
 from aura.errors import AuraError, ConfigError
 from aura.gateway.app import create_app
 from aura.gateway.context import GatewayContext
-from aura.gateway.frames import Note
+from aura.gateway.heartbeats import note_of
 from aura.gateway.ports import MakeTail, Stop, Tail
 from aura.gateway.sockets import protocols
 from aura.log.store import Recorded
@@ -127,7 +127,7 @@ class GatewayService:
         identity = await self._ctx.store.identity()
         from_seq = max(identity.last_seq - self._ctx.limits.ring_frames, identity.first_seq - 1, 0) + 1
         self._ctx.hub.begin(identity, from_seq)
-        if self._make_tail is not None:
+        if self._make_tail is not None and self._ctx.hub.failure is None:
             self._tail = self._make_tail(from_seq, self._on_batch, self._on_end)
             await self._tail.start()
             await self._ctx.hub.caught_up(identity.last_seq)
@@ -141,8 +141,10 @@ class GatewayService:
         self._ctx.hub.lost(error.detail or error.code)
 
     def _on_heartbeat(self, subject: str, body: bytes) -> None:
-        if body[:1] == b"{" and body[-1:] == b"}":
-            self._ctx.hub.note(subject, Note(body.replace(b"\n", b" ")))
+        if self._ctx.hub.listens(subject):
+            note = note_of(subject, body, self._ctx.clock)
+            if note is not None:
+                self._ctx.hub.note(subject, note)
 
     async def _serve(self, bound: socket.socket) -> None:
         http, websocket = protocols(self._ctx.limits)

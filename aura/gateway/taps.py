@@ -8,7 +8,8 @@ clients get the log lines of all jobs as notes, as long as there is such a clien
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from aura.gateway.hub import Hub
 from aura.gateway.job_feed import Message
 from aura.gateway.ports import OutputMessage, OutputReader, Stop
 
+_NOTHING = object()
 #: What a follower gets for each message.
 Follower = Callable[[Message["OutputFrame"]], None]
 
@@ -34,15 +36,24 @@ class OutputFrame:
         self.note = Note(orjson.dumps(flat))
 
 
-def flat_record(job_id: str, project: int, message: OutputMessage, record: Any) -> dict[str, Any]:
+#: What a record may say, by kind, and of which JSON type: nothing else that a worker writes is shown.
+_SAYS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "stream": {"i": (int,), "ts": (str,), "chunk": (str,), "final": (bool,)},
+    "log": {"i": (int,), "ts": (str,), "level": (str,), "line": (str,)},
+    "progress": {"i": (int,), "ts": (str,), "percent": (int, float), "step": (str, NoneType)},
+}
+
+
+def flat_record(job_id: str, project: int, message: OutputMessage, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as clients see it: flat JSON with ``type``, ids, ``attempt``, ``i`` and the ``cursor`` to resume
-    from."""
+    from. Whose record it is comes from where it is stored, never from what it says."""
+    says = _SAYS[message.kind]
     return {
         "type": f"job.{message.kind}",
+        **{name: record[name] for name, kinds in says.items() if isinstance(record.get(name, _NOTHING), kinds)},
         "job_id": job_id,
         "project_id": project,
         "attempt": message.attempt,
-        **record,
         "cursor": message.seq,
     }
 

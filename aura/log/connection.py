@@ -7,12 +7,15 @@
   is pending, in one system call.
 * **It reconnects for ever**, with jitter, also after a protocol error of an established connection (nats-py closes for
   good then). Listeners are told of every loss and return, so that what was in flight can be settled.
+* **Nothing is carried over a lost connection.** A command sent while there is none, or still waiting to leave when it breaks, is
+  dropped: executed after the reconnect it would come too late (its sender has given up) or twice (its sender sent it again).
+  Whoever needs it sent again says so (``inbox.request(resend_s=…)``, ``guarded.py``) and does it on return.
 * A pong that nobody waits for any more, or a handler that raises, does not stop the read loop.
 * Every user has an inbox of its own, ``_INBOX_<user>``, so that its credential can pin it (``credentials.py``).
 
 Failure cases: the first connection may be refused for as long as ``connect_timeout_s``, then ``Unavailable`` is raised
-(servers start slower than clients). Publishes made while disconnected are buffered up to ``PENDING_BYTES`` and sent
-afterwards, so everything sent here must be idempotent or fenced.
+(servers start slower than clients). A socket that takes nothing holds at most ``PENDING_BYTES``; what is sent beyond that is
+dropped, and :meth:`Connection.send` says so.
 """
 
 from __future__ import annotations
@@ -139,13 +142,25 @@ class Connection(Client):
             if listener in listeners:
                 listeners.remove(listener)
 
-    def send(self, command: bytes) -> None:
-        """Queue one complete protocol command (``wire.command``); it leaves in this turn of the event loop."""
+    @property
+    def clustered(self) -> bool:
+        """Whether the server says that it belongs to a cluster."""
+        return bool((self._server_info or {}).get("cluster"))
+
+    def send(self, command: bytes) -> bool:
+        """Queue one complete protocol command (``wire.command``); it leaves in this turn of the event loop.
+
+        ``False``: it was dropped and will not be delivered, since there is no connection, or :data:`PENDING_BYTES` wait already.
+        """
+        waiting = self._pending_data_size
+        if not self.is_connected or (waiting and waiting + len(command) > PENDING_BYTES):
+            return False
         self._pending.append(command)
-        self._pending_data_size += len(command)
+        self._pending_data_size = waiting + len(command)
         queue = self._flush_queue
-        if queue is not None and queue.empty() and self.is_connected:
+        if queue is not None and queue.empty():
             queue.put_nowait(asyncio.get_running_loop().create_future())
+        return True
 
     async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> RawSubscription:
         """Subscribe with a plain function. Returns once the command is on its way (``flush`` to be sure it arrived)."""
@@ -203,7 +218,9 @@ class Connection(Client):
     async def lost(self) -> None:
         if self.is_closed:
             return
-        log.warning("nats.disconnected", error=str(self.last_error or ""))
+        log.warning("nats.disconnected", error=str(self.last_error or ""), dropped_bytes=self._pending_data_size)
+        self._pending = [command for command in self._pending if not command.startswith((b"PUB ", b"HPUB "))]
+        self._pending_data_size = sum(map(len, self._pending))
         for listener in list(self._on_lost):
             listener()
 

@@ -30,15 +30,17 @@ from aura.log.store import MAX_BATCH
 STREAM = "AURA_CONTENT"
 OUTPUT_STREAM = "AURA_OUTPUT"
 WRAPPED_KEY = "Aura-Wrapped-Key"
+REQUEST = "Aura-Request"
 #: From how many messages on one atomic batch is cheaper than single writes.
 _BATCH_FROM = 16
-#: How far back the first sweep of a process looks.
+#: How far back from the newest content the first sweep of a process looks, by the server's clock.
 LOOK_BACK_S = 7 * 86_400.0
 #: Room for headers and protocol in the server's largest message.
 _ENVELOPE_BYTES = 1_024
 #: "Sequence not found" and "delete failed": an earlier copy of the request was carried out, or the next look will tell.
 _GONE = (10043, 10057)
-_DELETE_TRIES = 10
+#: Most versions of one input (each re-use of an input adds one) that one call erases; the next call erases more.
+_DELETE_TRIES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class _Stored:
 
 def _whole(headers: bytes, body: bytes) -> _Stored:
     found = wire.recorded(headers, body)
-    sealed = SealedMessage(found.subject, body, wire.header(headers, WRAPPED_KEY))
+    wrapped, asked = wire.header(headers, WRAPPED_KEY), wire.header(headers, REQUEST)
+    sealed = SealedMessage(found.subject, body, wrapped, asked, found.seq)
     return _Stored(found.seq, found.subject, found.stored_at_ns, len(body), sealed)
 
 
@@ -66,7 +69,6 @@ class JetStreamContentBackend:
 
     def __init__(self, connection: Connection, clock: Clock, ids: IdSource) -> None:
         self._connection = connection
-        self._clock = clock
         self._ids = ids
         self._inbox = inbox_of(connection, clock, ids)
         self._reader = StreamReader(self._inbox, STREAM, _whole, gapless=False)
@@ -81,7 +83,7 @@ class JetStreamContentBackend:
 
     async def create(self, messages: Sequence[SealedMessage]) -> list[bool]:
         await self._inbox.start()
-        writes = [self._write(message, first=True) for message in messages]
+        writes = [self._write(message, message.subject) for message in messages]
         created: list[bool] = []
         for start in range(0, len(writes), MAX_BATCH):
             created += await self._create(writes[start : start + MAX_BATCH])
@@ -105,16 +107,24 @@ class JetStreamContentBackend:
                 created.append(False)
         return created
 
+    async def replace(self, message: SealedMessage, expected_seq: int) -> bool:
+        await self._inbox.start()
+        try:
+            await self._writer.submit(self._write(message, message.subject, expected_seq))
+        except WrongExpectedSequence:
+            return False
+        return True
+
     async def put(self, message: SealedMessage) -> None:
         await self._inbox.start()
-        await self._writer.submit(self._write(message, first=False))
+        await self._writer.submit(self._write(message, None))
 
-    def _write(self, message: SealedMessage, *, first: bool) -> Write:
+    def _write(self, message: SealedMessage, guard: str | None, expected_seq: int = 0) -> Write:
         if len(message.body) > self._limit():
             raise TooLarge(f"content has at most {self._limit()} bytes", limit=self._limit())
-        extra = ((WRAPPED_KEY, message.wrapped_key),) if message.wrapped_key is not None else ()
-        guard = message.subject if first else None
-        return Write(message.subject, message.subject, guard, 0, self._ids.uuid7(), message.body, extra)
+        named = ((WRAPPED_KEY, message.wrapped_key), (REQUEST, message.request))
+        extra = tuple((name, value) for name, value in named if value is not None)
+        return Write(message.subject, message.subject, guard, expected_seq, self._ids.uuid7(), message.body, extra)
 
     async def last(self, subject: str, *, consistent: bool = False) -> SealedMessage | None:
         found = await self._reader.last(subject, consistent=consistent)
@@ -137,29 +147,36 @@ class JetStreamContentBackend:
             found = await self._reader.last(key_subject, consistent=True)
             if found is None:
                 return
-            await self._api(f"STREAM.MSG.DELETE.{STREAM}", {"seq": found.seq})
+            await self._delete(found.seq)
         raise Unavailable("the data key could not be erased")
 
-    async def inputs(self, stored_before_ns: int) -> AsyncIterator[tuple[int, str]]:
+    async def _delete(self, seq: int) -> None:
+        await self._api(f"STREAM.MSG.DELETE.{STREAM}", {"seq": seq})
+
+    async def drop(self, subject: str, upto_seq: int) -> None:
+        await self._inbox.start()
+        async for batch in self._outlines.read(to_seq=upto_seq, subject=subject):
+            for message in batch:
+                await self._delete(message.seq)
+
+    async def inputs(self) -> AsyncIterator[tuple[int, str, int]]:
         await self._inbox.start()
         if self._swept_to is None:
-            since = datetime.fromtimestamp(self._clock.now().timestamp() - LOOK_BACK_S, UTC)
-            self._swept_to = await self._first_since(since) - 1
+            self._swept_to = await self._look_back() - 1
         async for batch in self._outlines.read(self._swept_to + 1, subject="content.aura.*.*.input"):
             for message in batch:
-                if message.stored_at_ns >= stored_before_ns:
-                    return
                 _, _, project, job_id, _ = message.subject.split(".")
-                yield int(project), job_id
+                yield int(project), job_id, message.seq
                 self._swept_to = message.seq
 
-    async def _first_since(self, since: datetime) -> int:
-        query = {"start_time": since.isoformat(), "batch": 1}
-        found, _ = await self._outlines.window(query)
-        if found:
-            return found[0].seq
+    async def _look_back(self) -> int:
+        """The sequence from which the first sweep looks."""
         last = await self._outlines.last(consistent=True)
-        return last.seq + 1 if last is not None else 1
+        if last is None:
+            return 1
+        since = datetime.fromtimestamp(last.stored_at_ns / 1e9 - LOOK_BACK_S, UTC)
+        found, _ = await self._outlines.window({"start_time": since.isoformat(), "batch": 1})
+        return found[0].seq if found else last.seq
 
     async def _api(self, call: str, body: dict[str, Any]) -> None:
         reply = await request(self._inbox, f"$JS.API.{call}", orjson.dumps(body), timeout_s=30.0, resend_s=5.0)

@@ -62,6 +62,8 @@ class Inbox:
         self._subscription: RawSubscription | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._starting = asyncio.Lock()
+        #: Counts losses of the connection: an answer of many messages that began under another number has a hole.
+        self.losses = 0
 
     @property
     def started(self) -> bool:
@@ -74,6 +76,7 @@ class Inbox:
             if self._subscription is not None:
                 return
             subscription = await self.connection.subscribe_raw(self._prefix + "*", self._on_message)
+            self.connection.on_disconnect(self._on_lost)
             self.connection.on_reconnect(self._on_reconnect)
             self.connection.on_close(self._closed)
             self._subscription = subscription
@@ -104,6 +107,9 @@ class Inbox:
         receiver = self._waiting.get(token)
         if receiver is not None and receiver.on_reply(headers, body):
             self._waiting.pop(token, None)
+
+    def _on_lost(self) -> None:
+        self.losses += 1
 
     def _on_reconnect(self) -> None:
         for receiver in list(self._waiting.values()):
@@ -157,8 +163,8 @@ class _Request:
 
     def transmit(self, command: bytes) -> None:
         self._command = command
-        if self._resend_s is None or self._inbox.connection.is_connected:  # else on_reconnect sends it
-            self._inbox.connection.send(command)
+        if not self._inbox.connection.send(command) and self._resend_s is None:
+            self.future.set_exception(Unavailable("no connection to the log; the request was not delivered"))
 
     def on_reply(self, headers: bytes | None, body: bytes) -> bool:
         if not self.future.done():
@@ -168,8 +174,7 @@ class _Request:
     def on_overdue(self) -> float | None:
         now = self._inbox.clock.monotonic_s()
         if self._resend_s is not None and now < self._final and not self.future.done():
-            if self._inbox.connection.is_connected:
-                self._inbox.connection.send(self._command)
+            self._inbox.connection.send(self._command)
             return min(self._final, now + self._resend_s)
         if not self.future.done():
             self.future.set_exception(Unavailable("the log does not answer"))
@@ -195,7 +200,8 @@ async def request(
 ) -> Reply:
     """Publish and wait for one answer. ``resend_s`` marks the request as safe to repeat.
 
-    Raises ``Unavailable`` on timeout, and at once when nobody listens on ``subject`` and it is not safe to repeat.
+    Raises ``Unavailable`` on timeout; at once, and surely not delivered, when it is not safe to repeat and nobody listens on
+    ``subject`` or there is no connection.
     """
     if not inbox.started:
         await inbox.start()

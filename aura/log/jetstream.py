@@ -29,6 +29,8 @@ from aura.log.tail import LogTail, OnBatch, OnEnd, iterate
 
 STREAM = "AURA_LOG"
 EPOCH_KEY = "aura.epoch"
+#: In the same metadata: the epoch that ``topology.accept_new_epoch`` made. Equal to the epoch, or there is none such.
+ACCEPTED_KEY = "aura.epoch.accepted"
 _NO_STREAM = 10059
 #: A server that is starting may not have found its streams yet; only after so long is a missing log a lost one.
 _MISSING_S = 3.0
@@ -87,7 +89,6 @@ class JetStreamEventStore:
         tail = LogTail(
             self._connection,
             self,
-            self._last_seq,
             subjects.LOG_SUBJECTS,
             from_seq=from_seq,
             on_batch=on_batch,
@@ -108,8 +109,10 @@ class JetStreamEventStore:
             answer = orjson.loads(reply.body)
             if (error := answer.get("error")) is None:
                 state = answer["state"]
-                epoch = (answer["config"].get("metadata") or {}).get(EPOCH_KEY, "")
-                return LogIdentity(epoch, int(state["first_seq"]), int(state["last_seq"]))
+                metadata = answer["config"].get("metadata") or {}
+                epoch = metadata.get(EPOCH_KEY, "")
+                accepted = bool(epoch) and metadata.get(ACCEPTED_KEY) == epoch
+                return LogIdentity(epoch, int(state["first_seq"]), int(state["last_seq"]), accepted)
             if error.get("err_code") != _NO_STREAM:
                 raise Unavailable(f"the log does not tell its state ({error.get('err_code')})")
             if self._inbox.clock.monotonic_s() > deadline:
@@ -119,10 +122,6 @@ class JetStreamEventStore:
     async def close(self) -> None:
         for tail in list(self._tails):
             await tail.stop()
-
-    async def _last_seq(self) -> int:
-        last = await self._reader.last()
-        return last.seq if last is not None else 0
 
 
 def _write(append: Append) -> Write:

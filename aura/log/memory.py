@@ -40,6 +40,7 @@ class MemoryEventStore:
     def __init__(self, clock: Clock, *, epoch: str = "memory", switch: Switch = _closed_switch) -> None:
         self._clock = clock
         self._epoch = epoch
+        self._accepted = False
         self._switch = switch
         self._events: list[Recorded] = []
         self._ids: list[str] = []
@@ -152,7 +153,11 @@ class MemoryEventStore:
 
     async def identity(self) -> LogIdentity:
         await self._switch("read")
-        return LogIdentity(self._epoch, 1 if self._events else 0, len(self._events))
+        return LogIdentity(self._epoch, 1 if self._events else 0, len(self._events), self._accepted)
+
+    def accept(self, epoch: str) -> None:
+        """What ``topology.accept_new_epoch`` does."""
+        self._epoch, self._accepted = epoch, True
 
     async def close(self) -> None:
         """Nothing to release."""

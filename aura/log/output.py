@@ -11,6 +11,11 @@ Invariants
 * A worker's :class:`OutputWriter` is its attempt's only writer and awaits each write. ``WrongExpectedSequence`` tells it that
   somebody else writes to its attempt: it has been fenced.
 * Readers ask for exact subjects (attempt and kind) and merge by sequence: a wildcard costs the server a scan.
+* A message carries the idempotency keys of the attempt's last :data:`KEPT_KEYS` keyed appends, its own included (header
+  ``Aura-Keys``: ``<hash of the key>.<hash of the body>.<i of the last record>`` each), and every writer hands them on. Who appends
+  has read the attempt's last message, and the guard lets nobody in between: so in any process, and after any crash, a repeat of one
+  of these finds itself, stores nothing, and gets the same ``i``; another body under the same key is refused. Keys belong to one
+  attempt. A repeat after more than :data:`KEPT_KEYS` other keyed appends to the attempt is stored again.
 """
 
 from __future__ import annotations
@@ -22,22 +27,24 @@ from typing import Any, Protocol
 
 import orjson
 
-from aura.errors import NotFound, TooLarge, Unavailable, WrongExpectedSequence
+from aura.errors import KeyReused, NotFound, TooLarge, Unavailable, WrongExpectedSequence
 from aura.events import subjects
 from aura.events.subjects import OutputKind
 from aura.ids import IdSource
 from aura.log import sealing
-from aura.log.ports import ContentStore
+from aura.log.ports import ContentStore, WriteKey
 
 #: Largest body of one output message, sealed. Writers split above it.
 MAX_MESSAGE_BYTES = 512 * 1024
 #: How often an appender may lose against another writer of the same attempt.
 _MAX_CONFLICTS = 16
+#: How many keyed appends an attempt remembers.
+KEPT_KEYS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class OutputMessage:
-    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``)."""
+    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``); ``keys`` as in the module docstring."""
 
     seq: int
     subject: str
@@ -45,6 +52,7 @@ class OutputMessage:
     first: int
     count: int
     sealed: bytes
+    keys: tuple[str, ...] = ()
 
     @property
     def attempt(self) -> int:
@@ -73,7 +81,16 @@ class OutputPage:
 class OutputBackend(Protocol):
     """Where output lies: ``output_jetstream.py`` or ``output_memory.py``."""
 
-    async def append(self, subject: str, guard: str, expected_seq: int, first: int, count: int, sealed: bytes) -> int:
+    async def append(
+        self,
+        subject: str,
+        guard: str,
+        expected_seq: int,
+        first: int,
+        count: int,
+        sealed: bytes,
+        keys: tuple[str, ...] = (),
+    ) -> int:
         """Store one message; its sequence. Raises ``WrongExpectedSequence``, ``TooLarge``, ``Unavailable``."""
 
     async def last(self, guard: str) -> OutputMessage | None:
@@ -97,6 +114,7 @@ class OutputWriter:
         self._data_key = data_key
         self._guard = subjects.output_guard(project, job_id, attempt)
         self._expected = 0
+        self._keys: tuple[str, ...] = ()
         self.count = 0
         """How many records are stored; what the terminal event reports."""
 
@@ -104,22 +122,31 @@ class OutputWriter:
         """Continue after what the attempt has already stored (only needed when this writer is not its first)."""
         last = await self._backend.last(self._guard)
         if last is not None:
-            self._expected, self.count = last.seq, last.first + last.count
+            self._expected, self.count, self._keys = last.seq, last.first + last.count, last.keys
 
-    async def write(self, kind: OutputKind, records: Sequence[dict[str, Any]]) -> int:
-        """Number, seal and store ``records`` (each without ``i``); the new count.
+    def answered(self, key: WriteKey) -> int | None:
+        """The count after the append that used ``key``, as far as :meth:`resume` knows. Raises ``KeyReused``."""
+        return answered(self._keys, key)
+
+    async def write(self, kind: OutputKind, records: Sequence[dict[str, Any]], key: WriteKey | None = None) -> int:
+        """Number, seal and store ``records`` (each without ``i``); the new count. ``key`` is remembered with the last message.
 
         Raises ``TooLarge`` when a single record is above the limit, ``WrongExpectedSequence`` when fenced, ``Unavailable``
         (stored or not: call :meth:`resume` before writing again).
         """
         subject = subjects.output(self._project, self._job_id, self._attempt, kind)
-        for group in split(records):
+        groups = split(records)
+        for group in groups:
             numbered = [{"i": self.count + offset, **record} for offset, record in enumerate(group)]
             sealed = sealing.seal(self._data_key, subject, orjson.dumps(numbered), self._ids)
+            keys = self._keys
+            if key is not None and group is groups[-1]:
+                keys = (*keys, f"{key.key}.{key.body}.{self.count + len(group) - 1}")[-KEPT_KEYS:]
             self._expected = await self._backend.append(
-                subject, self._guard, self._expected, self.count, len(group), sealed
+                subject, self._guard, self._expected, self.count, len(group), sealed, keys
             )
             self.count += len(group)
+            self._keys = keys
         return self.count
 
 
@@ -132,7 +159,13 @@ class SealedOutput:
         self._ids = ids
 
     async def append(
-        self, project: int, job_id: str, attempt: int, kind: OutputKind, records: Sequence[dict[str, Any]]
+        self,
+        project: int,
+        job_id: str,
+        attempt: int,
+        kind: OutputKind,
+        records: Sequence[dict[str, Any]],
+        key: WriteKey | None = None,
     ) -> int:
         """See the port."""
         data_key = await self._content.data_key(project, job_id)
@@ -143,8 +176,10 @@ class SealedOutput:
         left = [[record] for record in records] if len(records) == 1 else split(records)
         conflicts = 0
         while left:
+            if key is not None and (found := writer.answered(key)) is not None:
+                return found
             try:
-                await writer.write(kind, left[0])
+                await writer.write(kind, left[0], key if len(left) == 1 else None)
             except WrongExpectedSequence:
                 conflicts += 1
                 if conflicts > _MAX_CONFLICTS:
@@ -153,6 +188,11 @@ class SealedOutput:
                 continue
             left.pop(0)
         return writer.count
+
+    async def answered(self, project: int, job_id: str, attempt: int, key: WriteKey) -> int | None:
+        """See the port."""
+        last = await self._backend.last(subjects.output_guard(project, job_id, attempt))
+        return answered(last.keys, key) if last is not None else None
 
     async def count(self, project: int, job_id: str, attempt: int) -> int:
         """See the port."""
@@ -181,6 +221,17 @@ class SealedOutput:
         complete = [message for message in found if bound is None or message.seq <= bound]
         more = len(complete) > limit or any(page.more for page in pages)
         return OutputPage(complete[:limit], more)
+
+
+def answered(keys: Sequence[str], key: WriteKey) -> int | None:
+    """The count after the append that used ``key``; ``None`` when it is not among ``keys``. Raises ``KeyReused``."""
+    for used in keys:
+        name, body, last = used.split(".")
+        if name == key.key:
+            if body != key.body:
+                raise KeyReused("this Idempotency-Key was used with another request")
+            return int(last) + 1
+    return None
 
 
 def split(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -17,7 +17,7 @@ from aura.log.reader import StreamReader
 
 STREAM = "AURA_OUTPUT"
 _PAGE_BYTES = 4 * 1024 * 1024
-FIRST, COUNT = "Aura-First", "Aura-Count"
+FIRST, COUNT, KEYS = "Aura-First", "Aura-Count", "Aura-Keys"
 _FROM_OUTPUT = b"\r\nNats-Stream: AURA_OUTPUT\r\n"
 
 
@@ -27,7 +27,8 @@ def decode(headers: bytes, body: bytes) -> OutputMessage:
     first, count = int(wire.header(headers, FIRST) or -1), int(wire.header(headers, COUNT) or 0)
     if first < 0:
         raise ValueError("an output message without its number")
-    return OutputMessage(found.seq, found.subject, found.stored_at_ns, first, count, body)
+    keys = tuple((wire.header(headers, KEYS) or "").split())
+    return OutputMessage(found.seq, found.subject, found.stored_at_ns, first, count, body, keys)
 
 
 class JetStreamOutputBackend:
@@ -40,13 +41,24 @@ class JetStreamOutputBackend:
         self._reader = StreamReader(self._inbox, STREAM, decode, gapless=False)
         self._writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
 
-    async def append(self, subject: str, guard: str, expected_seq: int, first: int, count: int, sealed: bytes) -> int:
+    async def append(
+        self,
+        subject: str,
+        guard: str,
+        expected_seq: int,
+        first: int,
+        count: int,
+        sealed: bytes,
+        keys: tuple[str, ...] = (),
+    ) -> int:
         if not self._inbox.started:
             await self._inbox.start()
-        numbers = ((FIRST, str(first)), (COUNT, str(count)))
+        numbers = [(FIRST, str(first)), (COUNT, str(count))]
+        if keys:
+            numbers.append((KEYS, " ".join(keys)))
         where = subjects.parse_output(subject)
         published = subjects.output_append(where.project, where.job_id, where.attempt, where.kind)
-        write = Write(published, subject, guard, expected_seq, self._ids.uuid7(), sealed, numbers)
+        write = Write(published, subject, guard, expected_seq, self._ids.uuid7(), sealed, tuple(numbers))
         return await self._writer.submit(write)
 
     async def last(self, guard: str) -> OutputMessage | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from aura.clock import Clock
 from aura.errors import TooLarge, WrongExpectedSequence
 from aura.ids import IdSource
-from aura.log.content import MemoryContentBackend, SealedContent
+from aura.log.content import SealedContent
+from aura.log.content_memory import MemoryContentBackend
 from aura.log.memory import matches
 from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, SealedOutput
 
@@ -18,7 +19,16 @@ class MemoryOutputBackend:
         self._messages: list[OutputMessage] = []
         self._last_seq = 0
 
-    async def append(self, subject: str, guard: str, expected_seq: int, first: int, count: int, sealed: bytes) -> int:
+    async def append(
+        self,
+        subject: str,
+        guard: str,
+        expected_seq: int,
+        first: int,
+        count: int,
+        sealed: bytes,
+        keys: tuple[str, ...] = (),
+    ) -> int:
         if len(sealed) > MAX_MESSAGE_BYTES:
             raise TooLarge("the message is larger than the stream allows", limit=MAX_MESSAGE_BYTES)
         last = await self.last(guard)
@@ -27,7 +37,7 @@ class MemoryOutputBackend:
             raise WrongExpectedSequence(guard, expected_seq, actual)
         self._last_seq += 1
         stored_at_ns = int(self._clock.now().timestamp() * 1e9)
-        self._messages.append(OutputMessage(self._last_seq, subject, stored_at_ns, first, count, sealed))
+        self._messages.append(OutputMessage(self._last_seq, subject, stored_at_ns, first, count, sealed, keys))
         return self._last_seq
 
     async def last(self, guard: str) -> OutputMessage | None:
@@ -47,7 +57,7 @@ class MemoryOutputBackend:
 
 def memory_content_and_output(clock: Clock, ids: IdSource, kek: bytes) -> tuple[SealedContent, SealedOutput]:
     """Both stores of one in-memory system; erasing a job covers both, as on the server."""
-    output, backend = MemoryOutputBackend(clock), MemoryContentBackend(clock)
+    output, backend = MemoryOutputBackend(clock), MemoryContentBackend()
     backend.also_erase.append(output)
     content = SealedContent(backend, kek, ids)
     return content, SealedOutput(output, content, ids)

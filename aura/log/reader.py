@@ -4,9 +4,12 @@
 from the leader: what is decided for good is read there (``consistent``).
 
 :meth:`StreamReader.read` keeps several windows in flight. In a *gapless* stream (the log: nothing can delete from it) a window
-is a fixed range of sequences, so windows overlap freely and every sequence must arrive; what a reconnect or a lagging replica
-withholds is asked for again, and a hole that stays raises ``LogRegression``. In other streams, and with a subject filter,
-each window starts after the last message of the one before.
+is a fixed range of sequences, so windows overlap freely and every sequence must arrive; what a reconnect withholds is asked for
+again, what a lagging replica withholds the leader is asked for, and only what the leader does not have raises
+``LogRegression``. In other streams, and with a subject filter, each window starts after the last message of the one before.
+Reading always goes to the end as the leader saw it at the call.
+
+A window is given up after ``_STALL_S`` of *silence*, however long it takes in all; what had come of it by then is kept.
 """
 
 from __future__ import annotations
@@ -48,18 +51,23 @@ class _Lost(Exception):
 class _Window(Generic[T]):
     """Collects one batch answer. ``pending`` is how many messages the server had after it."""
 
-    __slots__ = ("_clock", "_decode", "deadline", "done", "found", "pending")
+    __slots__ = ("_counted", "_decode", "_inbox", "_loss", "deadline", "done", "found", "pending")
 
     def __init__(self, inbox: Inbox, decode: Callable[[bytes, bytes], T]) -> None:
         self.found: list[T] = []
         self.pending = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._decode = decode
-        self._clock = inbox.clock
-        self.deadline = self._clock.monotonic_s() + _STALL_S
+        self._inbox = inbox
+        self._loss = inbox.losses
+        self._counted = 0
+        self.deadline = inbox.clock.monotonic_s() + _STALL_S
 
     def on_reply(self, headers: bytes | None, body: bytes) -> bool:
         if self.done.done():
+            return True
+        if self._inbox.losses != self._loss:  # the rest of an answer whose middle was lost with the connection
+            self.done.set_exception(_Lost)
             return True
         if headers is not None and headers[8:9] != b" ":
             self.found.append(self._decode(headers, body))
@@ -77,8 +85,12 @@ class _Window(Generic[T]):
         return True
 
     def on_overdue(self) -> float | None:
-        if not self.done.done():
-            self.done.set_exception(_Lost)
+        if self.done.done():
+            return None
+        if len(self.found) > self._counted:
+            self._counted = len(self.found)
+            return self._inbox.clock.monotonic_s() + _STALL_S
+        self.done.set_exception(_Lost)
         return None
 
     def on_reconnect(self) -> None:
@@ -88,6 +100,11 @@ class _Window(Generic[T]):
     def on_close(self) -> None:
         if not self.done.done():
             self.done.set_exception(Unavailable("the connection to the log is closed"))
+
+    def drop(self) -> None:
+        """Nobody waits for it any more."""
+        if not self.done.cancel() and not self.done.cancelled():
+            self.done.exception()
 
 
 class StreamReader(Generic[T]):
@@ -107,8 +124,10 @@ class StreamReader(Generic[T]):
     # --- one message
 
     async def get(self, seq: int) -> T | None:
-        """The message at ``seq``. Raises ``Unavailable``."""
-        return await self._one({"seq": seq}) if seq > 0 else None
+        """The message at ``seq``; that there is none is the leader's word. Raises ``Unavailable``."""
+        if seq <= 0:
+            return None
+        return await self._one({"seq": seq}) or await self._from_leader({"seq": seq})
 
     async def next(self, seq: int, subject: str | None = None) -> T | None:
         """The first message at or after ``seq``, of ``subject`` (wildcards allowed) if given."""
@@ -119,7 +138,10 @@ class StreamReader(Generic[T]):
         return await self._one(query | {"next_by_subj": subject})
 
     async def last(self, subject: str = ">", *, consistent: bool = False) -> T | None:
-        """The last message of ``subject`` (wildcards allowed); ``consistent`` asks the leader. Raises ``Unavailable``."""
+        """The last message of ``subject`` (wildcards allowed); ``consistent`` asks the leader. Raises ``Unavailable``.
+
+        Without ``consistent`` a replica may lag: an older message, or ``None``, is a hint and no proof.
+        """
         if consistent:
             return await self._from_leader({"last_by_subj": subject})
         return await self._one({"last_by_subj": subject})
@@ -188,13 +210,19 @@ class StreamReader(Generic[T]):
     def _open(self, query: dict[str, Any]) -> tuple[_Window[T], str]:
         window = _Window(self._inbox, self._decode)
         reply_to = self._inbox.register(window)
-        self._inbox.connection.send(wire.command(self._direct, reply_to, b"", orjson.dumps(query)))
+        if not self._inbox.connection.send(wire.command(self._direct, reply_to, b"", orjson.dumps(query))):
+            window.on_reconnect()
         return window, reply_to
 
     async def _collect(self, opened: tuple[_Window[T], str]) -> tuple[list[T], int]:
+        """What came. Of an answer that was cut off the beginning, which has no hole; raises ``_Lost`` if nothing did."""
         window, reply_to = opened
         try:
             await window.done
+        except _Lost:
+            if not window.found:
+                raise
+            return window.found, 1
         finally:
             self._inbox.forget(reply_to)
         return window.found, window.pending
@@ -222,6 +250,8 @@ class StreamReader(Generic[T]):
             return
         if self._gapless and subject is None:
             first = await self.next(from_seq)
+            if first is None:  # a replica that lags: the leader said a moment ago that there is more
+                first = await self._from_leader({"seq": max(from_seq, 1), "next_by_subj": ">"})
             if first is None:
                 return
             async for found in self._read_gapless(first.seq, end, batch):
@@ -268,11 +298,12 @@ class StreamReader(Generic[T]):
                     found = []
                 yield await self._complete(start, size, found)
         finally:
-            for _, _, (_, reply_to) in windows:
+            for _, _, (window, reply_to) in windows:
                 self._inbox.forget(reply_to)
+                window.drop()
 
     async def _complete(self, start: int, size: int, found: list[T]) -> list[T]:
-        """The window ``[start, start + size)`` without holes: what is missing is asked for again."""
+        """The window ``[start, start + size)`` without holes: what is missing is asked for again, and of the leader."""
         if len(found) == size and found[0].seq == start and found[-1].seq == start + size - 1:
             return found
         have = {message.seq: message for message in found}
@@ -283,10 +314,16 @@ class StreamReader(Generic[T]):
                 return [have[s] for s in range(start, start + size)]
             more, _ = await self.window(_range(missing, start + size - missing))
             have.update((message.seq, message) for message in more)
-            if missing not in have:
-                if more or self._inbox.clock.monotonic_s() > deadline:
-                    raise LogRegression(f"sequence {missing} is not in the log")
-                await asyncio.sleep(0.02)
+            if missing in have:
+                deadline = self._inbox.clock.monotonic_s() + self._timeout_s
+                continue
+            known = await self._from_leader({"seq": missing})
+            if known is None:
+                raise LogRegression(f"sequence {missing} is not in the log")
+            have[missing] = known
+            if self._inbox.clock.monotonic_s() > deadline:
+                raise Unavailable("a replica of the log lags too far behind")
+            await asyncio.sleep(0.02)
 
 
 def _range(seq: int, size: int) -> dict[str, Any]:

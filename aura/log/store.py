@@ -63,11 +63,20 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class LogIdentity:
-    """What a checkpoint is compared with: the stream's epoch and its current ends (``last_seq`` 0 = empty)."""
+    """What a checkpoint is compared with: the stream's epoch and its current ends (``last_seq`` 0 = empty).
+
+    ``accepted``: a person made this epoch with ``aura log accept --new-epoch``, knowing that the log is another one.
+    """
 
     epoch: str
     first_seq: int
     last_seq: int
+    accepted: bool = False
+
+    def supersedes(self, epoch: str) -> bool:
+        """Whether whoever knows this log by ``epoch`` may start over from it: it was accepted, and later than ``epoch`` was made
+        (epochs are UUIDv7, so they sort by time; a backup with an epoch accepted earlier is not the log that was accepted)."""
+        return self.accepted and self.epoch > epoch
 
 
 class EventStore(Protocol):
@@ -91,11 +100,12 @@ class EventStore(Protocol):
     async def last(self, guard: str, *, consistent: bool = False) -> Recorded | None:
         """The entity's last event. ``guard`` may carry a wildcard project (``aura.job.*.<id>.>``).
 
-        ``consistent`` reads from the stream leader; without it a replica may lag (the guard of the next append protects).
+        ``consistent`` reads from the stream leader; without it a replica may lag (the guard of the next append protects): who
+        decides something because there is *no* event asks consistently.
         """
 
     async def get(self, seq: int) -> Recorded | None:
-        """The event at one sequence, ``None`` when it is outside the log."""
+        """The event at one sequence; ``None`` when it is outside the log, which no lagging replica decides."""
 
     def read(
         self, from_seq: int = 1, *, to_seq: int | None = None, subject: str | None = None, batch: int = 1_000

@@ -6,7 +6,7 @@ Core NATS delivers at most once, so this class does not believe it: the sequence
 
     live message ──seq == next, nothing missing──▶ delivered with all others of this turn of the event loop
         └──seq > next──▶ kept aside ──▶ the filler reads [next, seq) from the stream, delivers, then what was kept aside
-    every second, and after a reconnect: the stream's last sequence > next - 1 ? ──▶ the filler
+    every second, and after a reconnect: the stream's epoch and last sequence; more than next - 1 ? ──▶ the filler
 
 Invariants
 
@@ -24,7 +24,7 @@ answer (the filler tries again for ever, live messages wait).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
@@ -42,6 +42,8 @@ MAX_AHEAD_BYTES = 32 * 1024 * 1024
 _CHECK_S = 1.0
 #: A message that is stored may still be on its way to us.
 _GRACE_S = 0.05
+#: A new leader of the stream may not have applied all that it has: a log that looks shorter is looked at again.
+_SECOND_LOOK_S = 0.5
 _FROM_LOG = b"\r\nNats-Stream: AURA_LOG\r\n"
 
 OnBatch = Callable[[list[Recorded]], None]
@@ -55,7 +57,6 @@ class LogTail:
         self,
         connection: Connection,
         store: EventStore,
-        last_seq: Callable[[], Awaitable[int]],
         subjects: tuple[str, ...],
         *,
         from_seq: int,
@@ -65,7 +66,6 @@ class LogTail:
     ) -> None:
         self._connection = connection
         self._store = store
-        self._last_seq = last_seq
         self._subjects = subjects
         self._on_batch = on_batch
         self._on_end = on_end
@@ -246,13 +246,17 @@ class LogTail:
                     await asyncio.sleep(0.2)
 
     async def _check_end(self) -> None:
-        """Notice a lost tail, and a log that became shorter."""
-        end = await self._last_seq()
+        """Notice a lost tail, a log that became shorter, and a new epoch, without looking at any event."""
+        identity = await self._store.identity()
+        end = identity.last_seq
+        if identity.epoch != self.epoch:
+            raise LogRegression(f"the log has epoch {identity.epoch}, not {self.epoch}")
         if end >= self.next_seq and end > self._target:
             await asyncio.sleep(_GRACE_S)
             if end > self._target:
                 self._missed(end)
         elif end < self.next_seq - 1:
+            await asyncio.sleep(_SECOND_LOOK_S)
             await self._check_identity()
 
     async def _check_identity(self) -> None:

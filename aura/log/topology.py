@@ -22,15 +22,24 @@ from aura.events import subjects
 from aura.ids import IdSource
 from aura.log.connection import Connection
 from aura.log.inbox import Inbox, inbox_of, request
+from aura.log.jetstream import ACCEPTED_KEY, EPOCH_KEY
 
 log = structlog.get_logger("aura.log")
 
-EPOCH_KEY = "aura.epoch"
 LEASE_BUCKET = "AURA_LEASES"
 _SECOND_NS = 1_000_000_000
 _NOT_FOUND = 10059
 _EXISTS_DIFFERENTLY = (10058, 10065)
 _CONSUMER_EXISTS = 10148
+#: Copies of each stream on a cluster, unless ``AURA_REPLICAS`` says otherwise: one server may fail.
+CLUSTER_REPLICAS = 3
+
+
+def replicas(connection: Connection, wanted: int | None) -> int:
+    """How many copies each stream has: ``wanted`` (``AURA_REPLICAS``), else what suits the server we are connected to."""
+    if wanted is not None:
+        return wanted
+    return CLUSTER_REPLICAS if connection.clustered else 1
 
 
 def desired_streams(replicas: int = 1) -> list[dict[str, Any]]:
@@ -155,14 +164,19 @@ async def ensure(connection: Connection, clock: Clock, ids: IdSource, *, replica
 
 
 async def accept_new_epoch(connection: Connection, clock: Clock, ids: IdSource) -> str:
-    """Give the log as it is now a new identity and return it. Projections rebuild, clients are reset."""
+    """Give the log as it is now a new identity and return it. Projections rebuild, clients are reset.
+
+    Needs ``STREAM.INFO`` and ``STREAM.UPDATE`` of ``AURA_LOG``, which no component's user has. Raises ``AuraError``,
+    ``Unavailable``.
+    """
     inbox = inbox_of(connection, clock, ids)
     found = await _stream_config(inbox, "AURA_LOG")
     if found is None:
         raise AuraError("there is no log to accept")
     epoch = ids.uuid7()
     metadata = {k: v for k, v in (found.get("metadata") or {}).items() if not k.startswith("_nats.")}
-    await _api(inbox, "STREAM.UPDATE.AURA_LOG", found | {"metadata": metadata | {EPOCH_KEY: epoch}})
+    metadata |= {EPOCH_KEY: epoch, ACCEPTED_KEY: epoch}
+    await _api(inbox, "STREAM.UPDATE.AURA_LOG", found | {"metadata": metadata})
     log.warning("topology.new_epoch", epoch=epoch)
     return epoch
 

@@ -18,8 +18,8 @@ _CLOSED = frozenset(status.value for status in JobStatus if status.closed)
 class ArchivesFold:
     """One batch of job events."""
 
-    def __init__(self, first_seq: int) -> None:
-        del first_seq  # nothing here is kept per block
+    def __init__(self, some_seq: int) -> None:
+        del some_seq  # nothing here is kept per block
         self._withdrawn: dict[str, None] = {}
         self._archived: dict[str, dict[str, Any]] = {}
 

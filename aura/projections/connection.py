@@ -82,6 +82,15 @@ async def connect(conninfo: str, application_name: str) -> Connection:
     return connection
 
 
+async def tune_for_writing(connection: Connection) -> None:
+    """Settings of a connection that writes read models.
+
+    A commit may be lost with the server's memory: its checkpoint is lost with it, so nothing is out of step. Rows are always
+    found by key: a plan made while a table was small must not go on scanning it when it is large.
+    """
+    await connection.execute("SET synchronous_commit = off; SET enable_seqscan = off")
+
+
 @contextmanager
 def unavailable() -> Iterator[None]:
     """Turns failures of the server or of the way to it into ``Unavailable``; ours stay what they are."""

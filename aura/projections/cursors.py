@@ -25,7 +25,11 @@ def _hash(data: bytes) -> bytes:
 
 def encode(place: int, question: object) -> str:
     """A cursor for rows before ``place``; ``question`` is everything else the pages share (JSON)."""
-    packed = _FORM.pack(_VERSION, place, _hash(orjson.dumps(question)))
+    return _text(_FORM.pack(_VERSION, place, _hash(orjson.dumps(question))))
+
+
+def _text(packed: bytes) -> str:
+    """The one spelling of a cursor (base64 has several: unused bits)."""
     return base64.urlsafe_b64encode(packed + _hash(packed)).rstrip(b"=").decode()
 
 
@@ -37,7 +41,7 @@ def decode(cursor: str, question: object) -> int:
         version, place, asked = _FORM.unpack(packed)
     except (ValueError, binascii.Error, struct.error) as error:
         raise InvalidRequest("the cursor is not one of ours", field="cursor") from error
-    if version != _VERSION or check != _hash(packed):
+    if version != _VERSION or check != _hash(packed) or _text(packed) != cursor:
         raise InvalidRequest("the cursor is not one of ours", field="cursor")
     if asked != _hash(orjson.dumps(question)):
         raise InvalidRequest("the cursor belongs to another question", field="cursor")

@@ -26,7 +26,20 @@ class LogEvent:
     """A decoded event. ``kind``/``entity`` name its entity (a system event's entity is its own type, so that a poison one
     keeps no other aside), ``flat`` is the whole body, ``stored_ns`` Unix nanoseconds. ``poison`` says why it cannot be applied."""
 
-    __slots__ = ("actor", "entity", "flat", "kind", "poison", "project", "seq", "state", "stored_ns", "subject", "ts", "type")
+    __slots__ = (
+        "actor",
+        "entity",
+        "flat",
+        "kind",
+        "poison",
+        "project",
+        "seq",
+        "state",
+        "stored_ns",
+        "subject",
+        "ts",
+        "type",
+    )
 
     def __init__(self, recorded: Recorded, kind: str, entity: str) -> None:
         self.seq = recorded.seq

@@ -14,8 +14,8 @@ from aura.projections.projection import Projection, Table, Write
 class HealthFold:
     """One batch of heartbeats."""
 
-    def __init__(self, first_seq: int) -> None:
-        del first_seq  # nothing here is kept per block
+    def __init__(self, some_seq: int) -> None:
+        del some_seq  # nothing here is kept per block
         self._rows: list[dict[str, Any]] = []
         self._newest: dict[str, dict[str, Any]] = {}
 
@@ -23,7 +23,7 @@ class HealthFold:
         flat = event.flat
         model, worker = event.entity.split("/")
         payload = flat["payload"]
-        interval = flat.get("interval_s")
+        interval, slots = flat.get("interval_s"), flat.get("slots")
         row = {
             "seq": event.seq,
             "model": model,
@@ -31,7 +31,8 @@ class HealthFold:
             "reported_at": event.ts,
             "stored_ns": event.stored_ns,
             "status": str(payload.get("status") or "ok")[:200],
-            "slots": int(flat.get("slots") or 1),
+            # A worker that drains offers none; one that does not say (curl) offers one.
+            "slots": 1 if slots is None else int(slots),
             "interval_s": float(interval) if interval else None,
             "payload": payload,
             "in_flight": flat.get("in_flight") or [],

@@ -26,7 +26,9 @@ _NO_RESULT = {"result_bytes": -1, "result_digest": "", "output_count": -1}
 _CLOSING = frozenset(
     {"job.completed", "job.submitted", "job.failed", "job.lease_expired", "job.rejected", "job.cancelled"}
 )
-_REQUEUEING = frozenset({"job.unassigned", "job.failed", "job.lease_expired", "job.released", "job.rejected", "job.retried"})
+_REQUEUEING = frozenset(
+    {"job.unassigned", "job.failed", "job.lease_expired", "job.released", "job.rejected", "job.retried"}
+)
 
 
 @lru_cache(maxsize=65_536)
@@ -38,8 +40,8 @@ def kind_of(status: str, role: str, model: str | None) -> int:
 class JobsFold:
     """One batch of job events. ``_changed`` holds the last event of each job and what its single events settle."""
 
-    def __init__(self, first_seq: int) -> None:
-        self._block = first_seq >> BLOCK_BITS
+    def __init__(self, some_seq: int) -> None:
+        self._block = some_seq >> BLOCK_BITS
         self._created: dict[str, dict[str, Any]] = {}
         self._changed: dict[str, tuple[LogEvent, dict[str, Any]]] = {}
         self._throughput: dict[tuple[int, int, str, str], int] = {}
@@ -161,7 +163,7 @@ def _own(event: LogEvent, closed: bool) -> dict[str, Any]:
     """The columns that one type of event settles."""
     type_, flat = event.type, event.flat
     if type_ == "job.assigned":
-        return {"assigned_at": event.ts, "status_reason": ""}
+        return {"assigned_at": event.ts, "assigned_by": flat["reason"]["policy"], "status_reason": ""}
     if type_ == "job.claimed":
         return {"claimed_at": event.ts, "status_reason": "", "stage_status": {}, "stage_reset": True, **_NO_RESULT}
     if type_ == "job.stage_changed":

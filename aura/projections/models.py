@@ -11,8 +11,8 @@ from aura.projections.projection import Projection, Table, Write
 class ModelsFold:
     """One batch of model events."""
 
-    def __init__(self, first_seq: int) -> None:
-        del first_seq  # nothing here is kept per block
+    def __init__(self, some_seq: int) -> None:
+        del some_seq  # nothing here is kept per block
         self._rows: dict[str, dict[str, Any]] = {}
 
     def add(self, event: LogEvent) -> None:

@@ -18,6 +18,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import count
 from typing import Any
 
 import psycopg
@@ -28,6 +29,7 @@ from aura.projections.connection import Connection
 #: One statement: SQL with ``%(name)s`` placeholders, and its parameters (text, integers, booleans).
 Statement = tuple[str, Mapping[str, Any]]
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
+_names = count()
 _FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
 
 
@@ -50,7 +52,6 @@ class Pipeline:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._prepared: dict[str, bytes] = {}
-        self._generation = 0
 
     async def run(self, statements: Sequence[Statement]) -> None:
         """Run all or none. Raises ``psycopg.Error``."""
@@ -67,10 +68,7 @@ class Pipeline:
             if not finished:
                 pgconn.finish()
         if error is not None:
-            # Some texts of this run may be prepared and some not: use new names for all.
-            self._generation += 1
-            self._prepared.clear()
-            raise error
+            raise error  # some texts of this run may be prepared and some not: they get new names next time
         self._prepared.update(fresh)
 
     def _send(self, pgconn: pq.abc.PGconn, statements: Sequence[Statement]) -> dict[str, bytes]:
@@ -79,7 +77,7 @@ class Pipeline:
             sql, names = numbered(text)
             name = self._prepared.get(text) or fresh.get(text)
             if name is None:
-                name = fresh[text] = b"aura_%d_%d" % (self._generation, len(self._prepared) + len(fresh))
+                name = fresh[text] = b"aura_%d" % next(_names)
                 pgconn.send_prepare(name, sql)
             pgconn.send_query_prepared(name, [_encoded(params[one]) for one in names])
         return fresh

@@ -74,7 +74,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A projection's code. ``name`` is also the folder of its SQL; ``fold`` starts a batch whose first sequence it is given;
+    """A projection's code. ``name`` is also the folder of its SQL; ``fold`` starts a batch, given any of its sequences (a batch lies
+    within one block);
     ``kinds`` are the entities it is about (``None``: all)."""
 
     name: str

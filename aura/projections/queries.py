@@ -23,10 +23,11 @@ from aura.events import subjects
 from aura.projections import cursors, shapes, sql
 from aura.projections.connection import adapt, parameters, unavailable
 from aura.projections.listing import NEWEST, SCAN_COLUMNS, Listing, Page, check_limit, checked
+from aura.projections.situation import Situation, read_situation
 from aura.projections.snapshot import Snapshot, open_snapshot
 from aura.projections.waiting import Progress
 
-__all__ = ["Page", "Queries", "Snapshot"]
+__all__ = ["Page", "Queries", "Situation", "Snapshot"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CONNECT_S = 5.0
@@ -39,7 +40,9 @@ AsOf = int | str
 class Queries:
     """Reads over a pool of connections. ``conninfo`` should be the read-only role's; the sessions are read-only in any case."""
 
-    def __init__(self, conninfo: str, *, clock: Clock, max_connections: int = 6, statement_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, conninfo: str, *, clock: Clock, max_connections: int = 6, statement_timeout_s: float = 5.0
+    ) -> None:
         self._clock = clock
         self._pool: AsyncConnectionPool[AsyncConnection[dict[str, Any]]] = AsyncConnectionPool(
             conninfo,
@@ -106,6 +109,10 @@ class Queries:
         rows = await self._run("checkpoint")
         return rows[0]["seq"] or 0
 
+    async def checkpoints(self) -> list[dict[str, Any]]:
+        """``{name, epoch, seq, sha256}`` of every projection of the log that has begun: which log, how far, and its event there."""
+        return await self._run("checkpoints")
+
     async def wait_for(self, min_seq: int, timeout_s: float = 5.0) -> bool:
         """Wait until the read models have ``min_seq``; ``False`` if they have not within ``timeout_s``."""
         return await self._progress.wait_for(min_seq, timeout_s)
@@ -132,7 +139,7 @@ class Queries:
             return seq
         try:
             since = parse_rfc3339(as_of) - _EPOCH
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise InvalidRequest("as_of must be a sequence or an RFC 3339 time", field="as_of") from error
         rows = await self._run("seq_at", {"ns": since // timedelta(microseconds=1) * 1_000})
         return rows[0]["seq"] or 0
@@ -186,7 +193,12 @@ class Queries:
     async def list_prds(self, *, project_id: int | None = None, limit: int = 100, cursor: str | None = None) -> Page:
         """PRDs newest first: ``{root_job_id, project_id, title, count, status, progress, counts, created_at}``."""
         question = ["prds", project_id]
-        params = {"before": _place(cursor, question), "project_id": project_id, "root": None, "limit": check_limit(limit)}
+        params = {
+            "before": _place(cursor, question),
+            "project_id": project_id,
+            "root": None,
+            "limit": check_limit(limit),
+        }
         rows = await self._run("prds", params)
         return _page([shapes.prd(row) for row in rows], rows, "first_seq", limit, question)
 
@@ -205,7 +217,9 @@ class Queries:
 
     # --- archives
 
-    async def list_archives(self, *, project_id: int | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    async def list_archives(
+        self, *, project_id: int | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
         """``{id, project_id, final_status, archived_at, retention_until, held, purge, …}`` newest first."""
         question = ["archives", project_id]
         params = {"before": _place(cursor, question), "project_id": project_id, "id": None, "limit": check_limit(limit)}
@@ -217,9 +231,9 @@ class Queries:
         params = {"before": NEWEST, "project_id": None, "id": _uuid("archive", job_id), "limit": 1}
         return await self._one("archives", params, "archive", job_id)
 
-    async def purging(self, *, limit: int = 1_000) -> list[dict[str, Any]]:
-        """``{id, project_id, seq}`` of jobs whose purge was requested and is not recorded yet."""
-        return await self._run("purging", {"limit": check_limit(limit)})
+    async def purging(self, *, after: str | None = None, limit: int = 1_000) -> list[dict[str, Any]]:
+        """``{id, project_id, seq}`` of jobs whose purge was requested and is not recorded yet, by id, after ``after``."""
+        return await self._run("purging", {"after": after, "limit": check_limit(limit)})
 
     # --- models
 
@@ -264,6 +278,18 @@ class Queries:
             until = _EPOCH + timedelta(microseconds=(at[0]["stored_ns"] if at else 0) // 1_000)
         throughput = await self._run("throughput", params | {"until": until})
         return shapes.stats(counts, throughput, latencies)
+
+    # --- one job, everything about it
+
+    async def situation(self, job_id: str) -> Situation:
+        """What ``explain`` looks at, all of one moment (``situation.py``). Raises ``NotFound``."""
+        key = _uuid("job", job_id)
+        with unavailable():
+            try:
+                async with self._pool.connection() as connection:
+                    return await read_situation(connection, key)
+            except PoolTimeout as error:
+                raise Unavailable("no connection to the read models is free") from error
 
     # --- the scheduler's start
 

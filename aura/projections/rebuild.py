@@ -24,7 +24,7 @@ from aura.errors import InvalidRequest, LogRegression
 from aura.log.store import Recorded
 from aura.projections import versions
 from aura.projections.checkpoint import check_ends
-from aura.projections.connection import Connection, connect
+from aura.projections.connection import Connection, connect, tune_for_writing
 from aura.projections.decoding import LogEvent
 from aura.projections.digest import Difference, compare
 from aura.projections.feed import CATCH_UP_BATCH
@@ -114,7 +114,7 @@ class _Rebuild:
         for left_over in await versions.load(connection, self._projection, status="shadow"):
             await versions.drop(connection, left_over)
         shadow = await versions.create(connection, self._projection)
-        await connection.execute("SET synchronous_commit = off")
+        await tune_for_writing(connection)
         identity = await self._source.identity()
         comparable = live.epoch == identity.epoch and live.shape == shadow.shape
         if live.epoch == identity.epoch:
@@ -122,7 +122,9 @@ class _Rebuild:
         writer = Writer(connection, [shadow], epoch=identity.epoch, decode=self._decode)
         await self._fold_to(writer, live.seq if comparable else identity.last_seq)
         await versions.index(connection, shadow)
-        await connection.execute(f"ANALYZE {', '.join(f'{shadow.schema}.{table.name}' for table in self._projection.tables)}")
+        await connection.execute(
+            f"ANALYZE {', '.join(f'{shadow.schema}.{table.name}' for table in self._projection.tables)}"
+        )
         found: list[Difference] = []
         rows = 0
         if comparable:
@@ -130,9 +132,7 @@ class _Rebuild:
         if switch:
             await self._switch(writer, comparable)
         differences = sum(one.rows for one in found)
-        done = Rebuilt(
-            self._projection.name, shadow.version, shadow.seq, rows, differences, comparable, switch, found
-        )
+        done = Rebuilt(self._projection.name, shadow.version, shadow.seq, rows, differences, comparable, switch, found)
         if comparable and not differences:
             await self._verified(shadow if switch else live, shadow.seq)
         if not switch:
@@ -157,7 +157,7 @@ class _Rebuild:
             raise LogRegression(f"the log gave events up to {writer.seq} where {to_seq} was expected")
 
     async def _flush(self, writer: Writer, recorded: list[Recorded], to_seq: int) -> None:
-        await writer.commit(writer.fold(recorded))
+        await writer.commit(await writer.fold(recorded))
         if self._progress is not None:
             self._progress(writer.seq, to_seq)
 

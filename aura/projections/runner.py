@@ -3,6 +3,7 @@
 ::
 
     starting ─connected→ standby ─got the advisory lock→ leading ─the log is another one→ regressed (until restarted)
+       ↑                                                   └─ and was accepted as such → rebuilt, leading
        ↑                    │                              │
        └── connection lost, checkpoint moved, log away: back-off, again ──┘          any ─stop→ stopped
 
@@ -11,7 +12,8 @@ moves only from where this projector left it; a second projector waits for the l
 with the connection). Before writing, and at least every second while writing, the log's identity is checked (G5). Nothing
 is ever skipped: what cannot be applied is quarantined (``writer.py``), what cannot be read or written is tried again.
 
-A version whose tables are made by other SQL than this code's is rebuilt beside itself before following goes on.
+A version whose tables are made by other SQL than this code's, or that is of a superseded epoch (``checkpoint.py``), is rebuilt
+beside itself before following goes on. A commit under way is never cut off by ``cancel``: it is waited for.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from aura.clock import Clock
 from aura.errors import LogRegression, Unavailable
 from aura.log.store import LogIdentity, Recorded
 from aura.projections import quarantine, sql, versions
-from aura.projections.checkpoint import check, check_ends
-from aura.projections.connection import Connection, connect
+from aura.projections.checkpoint import check, check_ends, superseded
+from aura.projections.connection import Connection, connect, tune_for_writing
 from aura.projections.decoding import LogEvent
 from aura.projections.feed import LIVE_BATCH, Feed
 from aura.projections.migrations import LOCK_SPACE, migrate
@@ -41,6 +43,8 @@ from aura.projections.writer import Batch, Quarantined, StaleCheckpoint, Writer
 _log = structlog.get_logger("aura.projections")
 _TICK_S = 1.0
 _PRUNE_S = 60.0
+#: How long a commit under way may take when we are asked to stop.
+_LAST_COMMIT_S = 5.0
 _BACKOFF_S = (0.05, 2.0)
 
 #: ``(code, severity, entity)``: how the composition root is asked to append ``system.alert_raised``.
@@ -74,8 +78,14 @@ class Runner:
         self._on_alert = on_alert
         self._changed = asyncio.Condition()
         self._identity: LogIdentity | None = None
+        self._committing: asyncio.Task[list[Quarantined]] | None = None
         self._ticked_s = 0.0
         self._pruned_s = 0.0
+
+    @property
+    def committing(self) -> bool:
+        """Whether a commit is under way."""
+        return self._committing is not None and not self._committing.done()
 
     async def wait_for(self, *statuses: str) -> str:
         """Wait until the status is one of ``statuses``."""
@@ -96,6 +106,9 @@ class Runner:
             try:
                 await self._lead()
             except LogRegression as error:
+                if await self._is_superseded():
+                    await self._set("starting", error.detail)
+                    continue
                 _log.critical("log regression: the projector stops", stream=self._following.name, detail=error.detail)
                 await self._set("regressed", error.detail)
                 return
@@ -110,6 +123,17 @@ class Runner:
                 delay_s = _BACKOFF_S[0]
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _BACKOFF_S[1])
+
+    async def _is_superseded(self) -> bool:
+        """Whether the log that is no longer ours was accepted as it is now."""
+        known = self._identity
+        if known is None:
+            return False
+        try:
+            identity = await self._source.identity()
+        except (Unavailable, LogRegression):
+            return False
+        return identity.epoch != known.epoch and (self._following.forgetful or identity.supersedes(known.epoch))
 
     async def _set(self, status: str, error: str | None = None) -> None:
         async with self._changed:
@@ -131,8 +155,7 @@ class Runner:
             if row is None or not row["mine"]:
                 await self._set("standby")
                 await connection.execute("SELECT pg_advisory_lock(%s, %s)", lock)
-            # A commit of a read model may be lost with the server's memory; its checkpoint is lost with it.
-            await connection.execute("SET synchronous_commit = off")
+            await tune_for_writing(connection)
             live = await self._live(connection)
             writer = Writer(
                 connection,
@@ -152,8 +175,10 @@ class Runner:
         found = [await versions.live(connection, one) for one in self._following.projections]
         self._identity = await check(self._source, found, forgetful=self._following.forgetful)
         for place, version in enumerate(found):
-            if version.shape != version.projection.shape:
-                _log.info("tables have another shape: rebuilding", projection=version.name)
+            replaced = superseded(self._identity, version, forgetful=self._following.forgetful)
+            if replaced or version.shape != version.projection.shape:
+                why = "another log was accepted" if replaced else "the tables have another shape"
+                _log.warning("rebuilding", projection=version.name, why=why)
                 await rebuild(
                     version.projection,
                     self._source,
@@ -174,13 +199,14 @@ class Runner:
         feed = Feed(position, forgetful=self._following.forgetful)
         filling = asyncio.create_task(feed.fill(self._source.follow(position + 1)))
         committing: asyncio.Task[list[Quarantined]] | None = None
+        self._committing = None
         self._ticked_s = self._clock.monotonic_s()
         try:
             while True:
                 if committing is None and not await feed.wait(_TICK_S):
                     await self._tick(writer)
                     continue
-                batch = writer.fold(feed.take()) if len(feed) else None
+                batch = await writer.fold(feed.take()) if len(feed) else None
                 if committing is not None:
                     await self._settle(writer, committing)
                     committing = None
@@ -188,7 +214,7 @@ class Runner:
                     continue
                 if self._clock.monotonic_s() - self._ticked_s > _TICK_S:
                     await self._tick(writer)
-                committing = asyncio.create_task(writer.commit(batch))
+                committing = self._committing = asyncio.create_task(writer.commit(batch))
                 if len(feed) <= LIVE_BATCH:
                     # Keeping up: commit at once; what arrives meanwhile is the next batch.
                     await self._settle(writer, committing)
@@ -196,12 +222,12 @@ class Runner:
         finally:
             filling.cancel()
             if committing is not None:
-                committing.cancel()
+                await _ended(committing)
             with suppress(asyncio.CancelledError):
                 await filling
 
     async def _settle(self, writer: Writer, committing: asyncio.Task[list[Quarantined]]) -> None:
-        quarantined = await committing
+        quarantined = await asyncio.shield(committing)
         await self._advanced(writer.seq)
         for one in quarantined:
             _log.error("entity quarantined", projection=one.projection, kind=one.kind, seq=one.seq, reason=one.reason)
@@ -221,6 +247,15 @@ class Runner:
             for version in writer.versions:
                 text = sql.for_schema(version.projection.file("prune"), version.schema)
                 await writer.connection.execute(text, {"first_seq": identity.first_seq})
+
+
+async def _ended(committing: asyncio.Task[list[Quarantined]]) -> None:
+    """Let a commit end, so that its rows and its checkpoint are there or not, as Postgres says; not for ever."""
+    await asyncio.wait({committing}, timeout=_LAST_COMMIT_S)
+    if not committing.done():
+        committing.cancel()
+    elif not committing.cancelled() and (error := committing.exception()) is not None:
+        _log.info("last commit failed", error=type(error).__name__)
 
 
 __all__ = ["Alert", "Batch", "Following", "Runner"]

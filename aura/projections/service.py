@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import suppress
 
 import structlog
 
@@ -18,6 +17,8 @@ from aura.projections.projection import LogSource
 from aura.projections.runner import Alert, Runner
 
 _log = structlog.get_logger("aura.projections")
+#: Seconds until a runner that is still there is told again to stop.
+_AGAIN_S = 0.2
 
 
 class ProjectorService:
@@ -83,6 +84,13 @@ class ProjectorService:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        pending = dict(zip(tasks, self.runners, strict=False))
+        while pending:
+            await asyncio.wait(pending, timeout=_AGAIN_S)
+            pending = {task: runner for task, runner in pending.items() if not task.done()}
+            # Again and again: psycopg waits with ``asyncio.wait_for``, which in Python 3.11 may swallow a cancellation. But not
+            # while a commit is under way, for which a runner that has heard us waits.
+            for task, runner in pending.items():
+                if not runner.committing:
+                    task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -129,4 +129,9 @@ def _latency(row: dict[str, Any]) -> dict[str, Any]:
     def named(values: list[float] | None) -> dict[str, float] | None:
         return None if values is None else {p: round(v, 6) for p, v in zip(("p50", "p95", "p99"), values, strict=True)}
 
-    return {"jobs": row["jobs"], "wait_s": named(row["wait"]), "work_s": named(row["work"]), "total_s": named(row["total"])}
+    return {
+        "jobs": row["jobs"],
+        "wait_s": named(row["wait"]),
+        "work_s": named(row["work"]),
+        "total_s": named(row["total"]),
+    }

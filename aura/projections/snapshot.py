@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from aura.projections import sql
@@ -18,20 +19,42 @@ STEP = 2_000
 _TIMEOUT_S = 60
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the log: the epoch (empty: nothing projected yet), the sequence, and of the event there the SHA-256 and the store
+    time in Unix nanoseconds."""
+
+    epoch: str = ""
+    seq: int = 0
+    sha256: bytes = b""
+    stored_ns: int = 0
+
+
 class Snapshot:
-    """``epoch`` and ``seq`` of every row; ``models`` as in ``models.sql``; ``workers`` with their newest heartbeats."""
+    """``place`` of every row; ``models`` as in ``models.sql``, each with ``succeeded``, ``failed`` and ``latency_s`` so far; ``workers``
+    that have not stopped, with their newest heartbeats."""
 
     def __init__(
-        self, connection: Connection, epoch: str, seq: int, models: list[dict[str, Any]], workers: list[dict[str, Any]]
+        self, connection: Connection, place: Place, models: list[dict[str, Any]], workers: list[dict[str, Any]]
     ) -> None:
-        self.epoch = epoch
-        self.seq = seq
+        self.place = place
         self.models = models
         self.workers = workers
         self._connection = connection
 
+    @property
+    def epoch(self) -> str:
+        """The epoch of every row."""
+        return self.place.epoch
+
+    @property
+    def seq(self) -> int:
+        """The sequence of every row."""
+        return self.place.seq
+
     async def jobs(self) -> AsyncIterator[list[dict[str, Any]]]:
-        """Open jobs in steps of up to 2,000 rows (``open_jobs.sql``): facts, ``state``, ``seq``, ``unmet_deps`` id → status or ``None``.
+        """Open jobs in steps of up to 2,000 rows (``open_jobs.sql``): facts, ``state``, ``seq``, ``since_ns``, ``unmet_deps``
+        id → status or ``None``.
 
         Raises ``Unavailable``.
         """
@@ -52,11 +75,15 @@ async def open_snapshot(connection: Connection) -> AsyncIterator[Snapshot]:
         # Read to the end: plan for all rows, not for the first ones.
         await connection.execute("SET LOCAL cursor_tuple_fraction = 1.0")
         await connection.execute("SET LOCAL enable_bitmapscan = on")
-        cursor = await connection.execute(sql.text("queries/checkpoint"))
-        place = await cursor.fetchone()
+        cursor = await connection.execute(sql.text("queries/snapshot_place"))
+        row = await cursor.fetchone() or {}
+        place = Place(**row | {"sha256": bytes.fromhex(row["sha256"])}) if row else Place()
+        cursor = await connection.execute(sql.text("queries/model_outcomes"))
+        outcomes = {row["model"]: row for row in await cursor.fetchall()}
         cursor = await connection.execute(sql.text("queries/models"))
-        models = await cursor.fetchall()
-        cursor = await connection.execute("SELECT model, worker, stored_ns, status, slots, interval_s FROM read.workers")
-        workers = await cursor.fetchall()
-        found = place or {}
-        yield Snapshot(connection, found.get("epoch") or "", found.get("seq") or 0, models, workers)
+        none = {"succeeded": 0, "failed": 0, "latency_s": 0.0}
+        models = [row | outcomes.get(row["model"], none) for row in await cursor.fetchall()]
+        cursor = await connection.execute(
+            "SELECT model, worker, stored_ns, status, slots, interval_s FROM read.workers WHERE status <> 'stopped'"
+        )
+        yield Snapshot(connection, place, models, await cursor.fetchall())

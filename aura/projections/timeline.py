@@ -17,8 +17,8 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 class TimelineFold:
     """One batch of events of any kind."""
 
-    def __init__(self, first_seq: int) -> None:
-        self._block = first_seq >> BLOCK_BITS
+    def __init__(self, some_seq: int) -> None:
+        self._block = some_seq >> BLOCK_BITS
         self._events: list[LogEvent] = []
 
     def add(self, event: LogEvent) -> None:
@@ -28,7 +28,11 @@ class TimelineFold:
         if not self._events:
             return []
         if len(self._events) < COPY_FROM:
-            return [Write("projections/timeline/write_events", [_row(event) for event in self._events], {"block": self._block})]
+            return [
+                Write(
+                    "projections/timeline/write_events", [_row(event) for event in self._events], {"block": self._block}
+                )
+            ]
         earliest = min(event.stored_ns for event in self._events)
         return [
             Write("projections/timeline/copy_events", [], copy="".join([_line(event) for event in self._events])),
@@ -54,9 +58,7 @@ def _line(event: LogEvent) -> str:
     project = "\\N" if event.project is None else event.project
     state = "\\N" if event.state is None else orjson.dumps(event.state).decode().replace("\\", "\\\\")
     actor, ts = event.actor.translate(_ESCAPES), event.ts.translate(_ESCAPES)
-    return (
-        f"{event.seq}\t{event.kind}\t{event.entity}\t{project}\t{event.type}\t{event.stored_ns}\t{ts}\t{actor}\t{state}\n"
-    )
+    return f"{event.seq}\t{event.kind}\t{event.entity}\t{project}\t{event.type}\t{event.stored_ns}\t{ts}\t{actor}\t{state}\n"
 
 
 TIMELINE = Projection(

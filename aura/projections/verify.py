@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from aura.domain import job, job_state, model
 from aura.domain.job_state import JobState
@@ -51,7 +53,9 @@ async def verify(
     )
 
 
-async def verify_states(source: LogSource, *, to_seq: int | None = None, progress: Progress | None = None) -> StateReport:
+async def verify_states(
+    source: LogSource, *, to_seq: int | None = None, progress: Progress | None = None
+) -> StateReport:
     """Fold the whole log and compare. ``progress(seq, of)`` per batch. Raises ``Unavailable``."""
     report = StateReport()
     identity = await source.identity()

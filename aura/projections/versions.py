@@ -110,7 +110,9 @@ async def show(connection: Connection, version: Version) -> None:
 
 async def switch(connection: Connection, version: Version) -> None:
     """Make ``version`` live and the live one old. Call inside a transaction."""
-    await connection.execute("UPDATE aura.projections SET status = 'old' WHERE name = %s AND status = 'live'", (version.name,))
+    await connection.execute(
+        "UPDATE aura.projections SET status = 'old' WHERE name = %s AND status = 'live'", (version.name,)
+    )
     await connection.execute(
         "UPDATE aura.projections SET status = 'live', updated_at = clock_timestamp() WHERE name = %s AND version = %s",
         (version.name, version.version),

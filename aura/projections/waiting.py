@@ -87,7 +87,9 @@ class Progress:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _listen_once(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, **parameters("aura-progress", read_only=True))
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo, **parameters("aura-progress", read_only=True)
+        )
         adapt(connection)
         try:
             await connection.execute(f"LISTEN {CHANNEL}")

@@ -14,7 +14,8 @@ every projection, then COMMIT. Failure cases:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ from aura.projections.versions import Version
 
 _log = structlog.get_logger("aura.projections")
 Entity = tuple[str, str]
+#: Events folded between two turns of the event loop.
+SLICE = 500
 _UNAPPLICABLE = (AuraError, KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -109,19 +112,35 @@ class Writer:
         """Up to where every version has the log."""
         return min(version.seq for version in self.versions)
 
-    def fold(self, recorded: Sequence[Recorded]) -> Batch:
-        """Decode and fold. Pure but for the versions' checkpoints and quarantines, which it reads."""
-        events = [self._decode(one) for one in recorded]
-        return self._fold(events, recorded[-1])
+    async def fold(self, recorded: Sequence[Recorded]) -> Batch:
+        """Decode and fold. Reads the versions' checkpoints and quarantines, changes nothing. A large batch is folded in slices,
+        so that the batch before it goes on being committed meanwhile."""
+        generation, folding = self._generation, self._folding(recorded[-1])
+        events: list[LogEvent] = []
+        for start in range(0, len(recorded), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            part = [self._decode(one) for one in recorded[start : start + SLICE]]
+            events += part
+            for one in folding:
+                one.take(part)
+        return Batch(events, recorded[-1], [one.finish() for one in folding], generation)
 
-    def _fold(self, events: list[LogEvent], last: Recorded) -> Batch:
-        folded = [fold_events(version, events) for version in self.versions if version.seq < last.seq]
-        return Batch(events, last, folded, self._generation)
+    def _folding(self, last: Recorded) -> list[Folding]:
+        """For every version that is not ahead of the batch. (A batch lies within one block.)"""
+        return [Folding(version, last.seq) for version in self.versions if version.seq < last.seq]
+
+    def _refold(self, batch: Batch, refused: Mapping[str, set[Entity]] | None = None, reason: str = "") -> Batch:
+        folding = self._folding(batch.last)
+        for one in folding:
+            one.refuse((refused or {}).get(one.version.name, set()), reason)
+            one.take(batch.events)
+        return Batch(batch.events, batch.last, [one.finish() for one in folding], self._generation)
 
     async def commit(self, batch: Batch) -> list[Quarantined]:
         """Write a batch; returns what it quarantined. Raises ``StaleCheckpoint`` and ``psycopg.Error``."""
         if batch.generation != self._generation:
-            batch = self._fold(batch.events, batch.last)
+            batch = self._refold(batch)
         with _stale_checkpoint():
             try:
                 await self._transact(batch)
@@ -201,12 +220,10 @@ class Writer:
                 culprits[folded.version.name] = set(found)
         if not culprits:
             raise error
-        _log.error("postgres refused rows", reason=reason, culprits={name: len(found) for name, found in culprits.items()})
-        folded_again = [
-            fold_events(folded.version, batch.events, refused=culprits.get(folded.version.name, set()), reason=reason)
-            for folded in batch.folded
-        ]
-        return Batch(batch.events, batch.last, folded_again, self._generation)
+        _log.error(
+            "postgres refused rows", reason=reason, culprits={name: len(found) for name, found in culprits.items()}
+        )
+        return self._refold(batch, culprits, reason)
 
     async def _culprits(self, version: Version, batch: Batch, entities: list[Entity]) -> list[Entity]:
         chosen = set(entities)
@@ -232,39 +249,79 @@ class Writer:
         return True
 
 
-def fold_events(
-    version: Version, events: Sequence[LogEvent], *, refused: frozenset[Entity] | set[Entity] = frozenset(), reason: str = ""
-) -> Folded:
-    """Fold events into one version, keeping aside those of entities that are quarantined, poison or ``refused``."""
-    found = Folded(version)
-    if not events:
-        return found
-    fold = version.projection.fold(events[0].seq)
-    add, seq, aside, quarantined = fold.add, version.seq, found.aside, version.quarantined
-    kinds = version.projection.kinds
-    for event in events:
-        if event.seq <= seq or (kinds is not None and event.kind not in kinds):
-            continue
-        key = (event.kind, event.entity)
-        if key in aside:
-            aside[key].events += 1
-            aside[key].last_seq = event.seq
-            continue
-        if key in quarantined:
-            aside[key] = Aside(event.subject, event.seq, event.seq)
-            continue
-        problem = event.poison
-        if problem is None and key in refused:
-            problem = reason
-        if problem is None:
-            try:
-                add(event)
+class Folding:
+    """A batch being folded into one version, slice by slice, keeping aside the events of entities that are quarantined, poison or
+    :meth:`refuse`-d."""
+
+    def __init__(self, version: Version, some_seq: int) -> None:
+        self.version = version
+        self._fold = version.projection.fold(some_seq)
+        self._found = Folded(version)
+        self._refused: set[Entity] = set()
+        self._reason = ""
+
+    def refuse(self, entities: set[Entity], reason: str) -> None:
+        """Keep these aside as well, for a reason that only Postgres knew."""
+        self._refused, self._reason = entities, reason
+
+    def take(self, events: Sequence[LogEvent]) -> None:
+        """The next events in order."""
+        version, aside = self.version, self._found.aside
+        add, seq, quarantined = self._fold.add, version.seq, version.quarantined
+        kinds = version.projection.kinds
+        watched = bool(aside or quarantined or self._refused)
+        for event in events:
+            if event.seq <= seq or (kinds is not None and event.kind not in kinds):
                 continue
-            except _UNAPPLICABLE as error:
-                problem = f"cannot be applied: {type(error).__name__}"
-        aside[key] = Aside(event.subject, event.seq, event.seq, reason=problem)
-    found.writes = fold.writes()
-    return found
+            if event.poison is None and not watched:
+                try:
+                    add(event)
+                    continue
+                except _UNAPPLICABLE as error:
+                    problem: str | None = f"cannot be applied: {type(error).__name__}"
+            else:
+                problem = self._problem(event)
+            if problem is not None:
+                self._keep_aside(event, problem)
+                watched = True
+
+    def _problem(self, event: LogEvent) -> str | None:
+        """Why a watched event cannot be applied (``""``: its entity is aside already); ``None`` once it was applied."""
+        key = (event.kind, event.entity)
+        if key in self._found.aside or key in self.version.quarantined:
+            return ""
+        if event.poison is not None:
+            return event.poison
+        if key in self._refused:
+            return self._reason
+        try:
+            self._fold.add(event)
+        except _UNAPPLICABLE as error:
+            return f"cannot be applied: {type(error).__name__}"
+        return None
+
+    def _keep_aside(self, event: LogEvent, problem: str) -> None:
+        known = self._found.aside.get((event.kind, event.entity))
+        if known is not None:
+            known.events += 1
+            known.last_seq = event.seq
+        else:
+            aside = Aside(event.subject, event.seq, event.seq, reason=problem or None)
+            self._found.aside[(event.kind, event.entity)] = aside
+
+    def finish(self) -> Folded:
+        """The statements."""
+        self._found.writes = self._fold.writes()
+        return self._found
+
+
+def fold_events(version: Version, events: Sequence[LogEvent]) -> Folded:
+    """Fold events into one version at once."""
+    if not events:
+        return Folded(version)
+    folding = Folding(version, events[0].seq)
+    folding.take(events)
+    return folding.finish()
 
 
 def _statements(folded: Folded) -> list[Statement]:

@@ -69,8 +69,11 @@ class NatsAccounts:
         lines += [f"  {self._account_key(name)}: {self._account_jwt(name)}" for name in self._accounts]
         return "\n".join([*lines, "}", ""])
 
-    def user(self, name: str, granted: Permissions, account: str) -> Credentials:
-        """A new user of ``account``; ``name`` is for people. Nothing is stored: each call makes another key."""
+    def user(self, name: str, granted: Permissions, account: str, *, expires_s: int | None = None) -> Credentials:
+        """A new user of ``account``; ``name`` is for people. Nothing is stored: each call makes another key.
+
+        ``expires_s``: seconds after which the server refuses it and ends its connections.
+        """
         seed = encode_seed("user", SystemIds().random_bytes(32))
         nats = {
             "type": "user",
@@ -81,7 +84,7 @@ class NatsAccounts:
             **_UNLIMITED,
         }
         signing = self._accounts[account]["signing"]
-        return Credentials(self._signed(signing, "account", name, _public("user", seed), nats), seed)
+        return Credentials(self._signed(signing, "account", name, _public("user", seed), nats, expires_s), seed)
 
     def worker(self, worker_id: str, models: Iterable[str]) -> Credentials:
         """A credential for one worker id and its pools. Raises :class:`InvalidRequest` for bad names."""
@@ -131,7 +134,9 @@ class NatsAccounts:
             ]
         return self._signed(self._operator, "operator", name, self._account_key(name), nats)
 
-    def _signed(self, seed: str, kind: Kind, name: str, subject: str, nats: dict[str, Any]) -> str:
+    def _signed(
+        self, seed: str, kind: Kind, name: str, subject: str, nats: dict[str, Any], expires_s: int | None = None
+    ) -> str:
         claims: dict[str, Any] = {
             "iat": int(self._clock.now().timestamp()),
             "iss": _public(kind, seed),
@@ -139,6 +144,8 @@ class NatsAccounts:
             "sub": subject,
             "nats": nats,
         }
+        if expires_s is not None:
+            claims["exp"] = claims["iat"] + expires_s
         claims["jti"] = _b64(hashlib.sha256(json.dumps(claims).encode()).digest())
         header = _b64(b'{"typ":"JWT","alg":"ed25519-nkey"}')
         signed = f"{header}.{_b64(json.dumps(claims).encode())}"

@@ -199,6 +199,18 @@ def admin() -> Permissions:
     )
 
 
+#: The user of ``aura log accept``, made for one use.
+ACCEPT_USER = "log-accept"
+
+
+def accept_epoch() -> Permissions:
+    """Giving the log a new epoch, which is in its configuration. No component has this: it could undo every limit."""
+    return Permissions(
+        publish=_api(f"STREAM.INFO.{LOG}", f"STREAM.UPDATE.{LOG}"),
+        subscribe=(_inbox(ACCEPT_USER),),
+    )
+
+
 def observer() -> Permissions:
     """Looks on: ``nats sub 'aura.job.>'``, and reads the log message by message."""
     return Permissions(

@@ -70,14 +70,15 @@ async def topology() -> None:
     from aura.clock import SystemClock
     from aura.ids import SystemIds
     from aura.log.connection import connect
-    from aura.log.topology import ensure
+    from aura.log.topology import ensure, replicas
 
     settings = config.load()
     connection = await connect(
         settings.require_nats(), settings.creds_of("admin"), "aura-topology", connect_timeout_s=30
     )
     try:
-        report = await ensure(connection, SystemClock(), SystemIds())
+        copies = replicas(connection, settings.replicas)
+        report = await ensure(connection, SystemClock(), SystemIds(), replicas=copies)
     finally:
         await connection.close()
     sys.stdout.write(

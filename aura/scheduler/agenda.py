@@ -33,7 +33,16 @@ EVENT_LIMIT = MAX_EVENTS * 9 // 10 - 32
 _MOST_ROLES = 10_000
 _LONGEST_OFFER_S = 600.0
 
-LEASE, TIMEOUT, QUEUE, OFFER, AGAIN, WORKER, GRACE, REPORT = "lease", "timeout", "queue", "offer", "again", "worker", "grace", "report"
+LEASE, TIMEOUT, QUEUE, OFFER, AGAIN, WORKER, GRACE, REPORT = (
+    "lease",
+    "timeout",
+    "queue",
+    "offer",
+    "again",
+    "worker",
+    "grace",
+    "report",
+)
 _HOLDING = (JobStatus.ASSIGNED, JobStatus.IN_PROGRESS)
 
 
@@ -69,7 +78,9 @@ class Agenda:
             self.pools[name] = pool = Pool(name)
         return pool
 
-    def declare(self, pool: Pool, before: tuple[str, ...], after: tuple[str, ...], waiting: Iterable[JobRow], now: float) -> None:
+    def declare(
+        self, pool: Pool, before: tuple[str, ...], after: tuple[str, ...], waiting: Iterable[JobRow], now: float
+    ) -> None:
         """A model declares other roles than before: the jobs of ``waiting`` move to the lanes this makes."""
         if set(before) == set(after):
             return
@@ -133,8 +144,8 @@ class Agenda:
         self._lanes_of_pool.clear()
         for pool in self.pools.values():
             self._take_stock(pool, now)
-        # Those in progress first, so that they are the first holders of their keys.
-        for row in sorted(rows, key=lambda row: row.state.status is not JobStatus.IN_PROGRESS):
+        # Those in progress first, then by when they were assigned: the order in which they came to hold their keys.
+        for row in sorted(rows, key=_seniority):
             row.pending, row.pool, row.lane, row.ticket, row.queue_until = None, None, None, 0, 0.0
             if row.state.status is JobStatus.IN_PROGRESS:
                 self.start_attempt(row, now)
@@ -179,8 +190,9 @@ class Agenda:
                 self._place_assigned(row, pool, now)
         else:
             pool.busy += 1
-            self.keys.take(row)
+            others = self.keys.run(row)
             if self.term is not None:
+                self.due.update((job_id, None) for job_id in others)
                 self.timers.arm((LEASE, row.job_id), row.lease_until)
                 if row.timeout_at:
                     self.timers.arm((TIMEOUT, row.job_id), row.timeout_at)
@@ -268,6 +280,10 @@ class Agenda:
     def _age_s(self, since_ns: int) -> float:
         """How long ago by the log's own clock, never by this machine's (G10)."""
         return max(0.0, (self.log_ns - since_ns) / 1e9)
+
+
+def _seniority(row: JobRow) -> tuple[bool, int, int]:
+    return row.state.status is not JobStatus.IN_PROGRESS, row.since_ns, row.seq
 
 
 def holds_key(status: JobStatus) -> bool:

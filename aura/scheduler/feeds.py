@@ -15,6 +15,7 @@ from aura.errors import AuraError
 from aura.ids import IdSource
 from aura.log.connection import Connection, RawSubscription
 from aura.log.health import HealthLog, Heartbeat, follow_heartbeats, follow_renewals
+from aura.log.identity import Checkpoint
 from aura.log.store import EventStore, Recorded
 
 log = structlog.get_logger("aura.scheduler")
@@ -136,7 +137,7 @@ class _Tail(Protocol):
 class _Tailing(Protocol):
     """A store that can deliver into a plain function, without an iterator's cost per batch."""
 
-    def tail(self, from_seq: int, on_batch: OnBatch, on_end: OnEnd) -> _Tail: ...
+    def tail(self, from_seq: int, on_batch: OnBatch, on_end: OnEnd, *, known: Checkpoint | None = None) -> _Tail: ...
 
 
 class IteratedTail:
@@ -182,8 +183,13 @@ class IteratedTail:
             self._on_end(AuraError(f"the consumer of the log failed: {type(error).__name__}"))
 
 
-def tail_of(store: EventStore, from_seq: int, on_batch: OnBatch, on_end: OnEnd) -> _Tail:
-    """The log from ``from_seq`` and then live, into a plain function; the cheapest way the store has."""
+def tail_of(
+    store: EventStore, from_seq: int, on_batch: OnBatch, on_end: OnEnd, *, known: Checkpoint | None = None
+) -> _Tail:
+    """The log from ``from_seq`` and then live, into a plain function; the cheapest way the store has.
+
+    A store's own tail compares ``known`` when it starts and raises ``LogRegression`` when that is another log's (G5).
+    """
     if isinstance(store, _Tailing):
-        return store.tail(from_seq, on_batch, on_end)
+        return store.tail(from_seq, on_batch, on_end, known=known)
     return IteratedTail(store, from_seq, on_batch, on_end)

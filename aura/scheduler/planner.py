@@ -33,6 +33,9 @@ from aura.scheduler.pools import Pool, heartbeat_of
 from aura.scheduler.rows import Decision, Fate, JobDecision, JobRow, KnownModel, OpenJob, SnapshotData
 
 _MOST_POISONED = 1_000
+#: States that many jobs share.
+_ALIKE: dict[tuple[tuple[str, Any], ...], JobState] = {}
+_MOST_ALIKE = 4_096
 #: How an attempt ends in a way that says something of its model.
 _ENDINGS = frozenset({"completed", "submitted", "failed", "lease_expired"})
 
@@ -80,11 +83,11 @@ class Planner:
         """Take the facts of a job that was ``missing``; ignored when it has moved on since they were read."""
         if self.missing.get(job.job_id) != (job.project, job.seq):
             return
-        state = job_state.from_json(job.state)
+        state = _state_of(job.state, job.seq)
         if state is None:
             return
         del self.missing[job.job_id]
-        row = JobRow(job.project, job.job_id, job.seq, job_state.placed(state, job.seq), job.created_seq, job.since_ns)
+        row = JobRow(job.project, job.job_id, job.seq, state, job.created_seq, job.since_ns)
         row.timeout_s, row.queue_timeout_s = job.timeout_s, job.queue_timeout_s
         row.key = None if job.concurrency_key is None else (job.project, job.concurrency_key)
         row.manual = job.assigned_by == policy.MANUAL
@@ -147,6 +150,8 @@ class Planner:
                 return
             if row is not None or event == "created":
                 state = _state_of(carried, recorded.seq)
+                if state is None:
+                    raise ValueError("a state without a version")
                 if row is not None:
                     self._move(row, recorded, state, event, flat, now)
                 else:
@@ -346,11 +351,20 @@ class Planner:
         return max(0.0, min(waits)) if waits else None
 
 
-def _state_of(carried: Mapping[str, Any], seq: int) -> JobState:
-    state = job_state.from_json(carried)
+def _state_of(carried: Mapping[str, Any], seq: int) -> JobState | None:
+    """The state an event carries; ``None`` for another version. Jobs that just wait share theirs: most of a long queue is alike."""
+    if carried.get("n") != 1 or "not_before" in carried or "keys" in carried:
+        state = job_state.from_json(carried)
+        return None if state is None else job_state.placed(state, seq)
+    alike = tuple(carried.items())
+    state = _ALIKE.get(alike)
     if state is None:
-        raise ValueError("a state of another version")
-    return job_state.placed(state, seq)
+        state = job_state.from_json(carried)
+        if state is not None:
+            if len(_ALIKE) >= _MOST_ALIKE:
+                _ALIKE.clear()
+            _ALIKE[alike] = state
+    return state
 
 
 def _count(pool: Pool | None, before: JobStatus, row: JobRow, recorded: Recorded, event: str) -> None:

@@ -174,5 +174,3 @@ def assumed_online(pool: Pool) -> bool:
     """The log calls the model online and nobody was heard here yet."""
     online = pool.state is not None and pool.state.status in (ModelStatus.ONLINE, ModelStatus.DEGRADED)
     return online and not pool.workers
-
-

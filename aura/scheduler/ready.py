@@ -8,14 +8,16 @@ when most of its entries are stale, so memory is bounded by what is really waiti
 
 :class:`ConcurrencyKeys` lets at most one job per (project, key) be assigned or in progress. Jobs that meet a busy key are parked
 outside their lane and cost nothing until it is free. Invariant: while a key is free, each lane that has parked jobs of it
-also has at least one job of it awake.
+also has at least one job of it awake. One leader keeps a key exclusive; no sequence guards two *different* jobs, so around a change of
+leaders two may be assigned under one key, and then the later one is taken back unless it was claimed. A job that somebody
+claims by its id, without the scheduler, holds its key but does not wait for it.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from aura.scheduler.pools import Pool
 from aura.scheduler.rows import JobRow
@@ -171,6 +173,15 @@ class ConcurrencyKeys:
         """The job is assigned, in progress, or about to be. Taking it again changes nothing."""
         if row.key is not None:
             self._holders.setdefault(row.key, {})[row.job_id] = None
+
+    def run(self, row: JobRow) -> Iterable[str]:
+        """The job runs: it is the first holder now; the others (there should be none) are returned."""
+        if row.key is None:
+            return ()
+        others = self._holders.get(row.key, {})
+        others.pop(row.job_id, None)
+        self._holders[row.key] = {row.job_id: None, **others}
+        return others
 
     def give_back(self, row: JobRow) -> Iterator[Lane]:
         """The job no longer holds its key; yields the lanes in which somebody woke up, if the key is free now."""

@@ -54,13 +54,15 @@ class KnownModel:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotData:
-    """All open jobs and all models at one checkpoint. ``stored_at_ns`` is the store time of the event at ``seq`` (0: none)."""
+    """All open jobs and all models at one checkpoint. ``stored_at_ns`` is the store time of the event at ``seq`` (0: none),
+    ``sha256`` that of its bytes (empty: none, or not known)."""
 
     epoch: str
     seq: int
     stored_at_ns: int
     jobs: Iterable[OpenJob]
     models: Iterable[KnownModel]
+    sha256: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ alarm; the log is another one → ``LogRegression`` out of :meth:`SchedulerServi
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ from aura.commands.handler import Caller, JobHandler
 from aura.commands.models import ModelHandler
 from aura.errors import AuraError, LogRegression, NotFound, PoisonEvent, Unavailable
 from aura.ids import IdSource
-from aura.log.store import EventStore, Recorded
+from aura.log.identity import Checkpoint
+from aura.log.store import EventStore, LogIdentity, Recorded
 from aura.scheduler.executor import Executor
 from aura.scheduler.feeds import HealthFeed, RenewalsFeed, tail_of
 from aura.scheduler.leader import Leadership, Lease
@@ -126,12 +128,8 @@ class SchedulerService:
         loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         self._running = True
-        data = await self._snapshot()
-        identity = await self._ports.store.identity()
-        if data.epoch != identity.epoch or data.seq > identity.last_seq:
-            raise LogRegression("the snapshot is of another log")
-        self.planner.load(data, self._clock.monotonic_s())
-        self._tail = tail_of(self._ports.store, data.seq + 1, self._on_batch, self._fail)
+        identity, known = await self._load()
+        self._tail = tail_of(self._ports.store, self.planner.seq + 1, self._on_batch, self._fail, known=known)
         await self._tail.start()
         await self._recall()
         await self._seen(identity.last_seq)
@@ -167,6 +165,23 @@ class SchedulerService:
             await asyncio.shield(self._failed)
 
     # ------------------------------------------------------------ the log
+
+    async def _load(self) -> tuple[LogIdentity, Checkpoint | None]:
+        """The snapshot into the planner. A hundred thousand jobs live long and are no garbage: the collector need not look at them
+        while they are made, nor ever after."""
+        gc.disable()
+        try:
+            data = await self._snapshot()
+            identity = await self._ports.store.identity()
+            if data.epoch != identity.epoch or data.seq > identity.last_seq:
+                raise LogRegression("the snapshot is of another log")
+            self.planner.load(data, self._clock.monotonic_s())
+            known = Checkpoint(data.epoch, data.seq, data.sha256) if data.sha256 else None
+            del data
+            gc.freeze()
+        finally:
+            gc.enable()
+        return identity, known
 
     async def _snapshot(self) -> SnapshotData:
         while True:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import structlog
+
 from aura.domain import policy
 from aura.domain.job_state import JobStatus
-from aura.errors import PoisonEvent
 from aura.events import subjects
 from aura.log.store import EventStore, Recorded
 from aura.scheduler.recall import open_job, recall
 from aura.scheduler.rows import KnownModel, OpenJob, SnapshotData
+
+log = structlog.get_logger("aura.scheduler")
 
 _FACTS = ("concurrency_key", "timeout_s", "queue_timeout_s", "depends_on")
 _QUIET = frozenset({"job.stage_changed", "job.reprioritized", "job.late_result_rejected"})
@@ -67,14 +70,17 @@ class FoldedSnapshot:
         return SnapshotData(identity.epoch, identity.last_seq, stored_at_ns, jobs, models)
 
     def _take(self, recorded: Recorded) -> None:
+        """An event that cannot be read takes its job out and nothing else (G17)."""
+        where = subjects.parse(recorded.subject)
         try:
-            where = subjects.parse(recorded.subject)
             if where.kind == "model":
                 self._models[where.entity] = recorded.decode().get("state") or {}
             elif where.kind == "job" and where.project is not None:
                 self._take_job(recorded, where, where.project)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PoisonEvent("not readable", seq=recorded.seq, subject=recorded.subject) from error
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.error("snapshot.poison", seq=recorded.seq, subject=recorded.subject)
+            self._open.pop(where.entity, None)
+            self._reopened.pop(where.entity, None)
 
     def _take_job(self, recorded: Recorded, where: subjects.Subject, project: int) -> None:
         job_id = where.entity

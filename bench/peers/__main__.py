@@ -57,7 +57,19 @@ async def _run(args: argparse.Namespace, folder: Path) -> tuple[list[Result], di
 def _table(results: list[Result], skipped: dict[str, str]) -> str:
     about = {peer.name: (peer.durability, peer.history) for peer in queues.PEERS}
     about[OURS] = (ours.DURABILITY, ours.HISTORY)
-    head = ("queue", "bulk jobs/s", "single jobs/s", "start p50", "p90", "p99 ms", "ran", "lost", "twice", "durable", "history")
+    head = (
+        "queue",
+        "bulk jobs/s",
+        "single jobs/s",
+        "start p50",
+        "p90",
+        "p99 ms",
+        "ran",
+        "lost",
+        "twice",
+        "durable",
+        "history",
+    )
     rows = [head]
     for one in results:
         late = one.latency

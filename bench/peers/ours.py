@@ -45,7 +45,7 @@ class Ours:
         return time.monotonic_ns()
 
     async def unfinished(self) -> int:
-        stats = await self._system.http.get("/jobs?status=QUEUED,ASSIGNED,IN_PROGRESS&limit=1000")
+        stats = await self._system.http.get("/jobs?status=QUEUED,ASSIGNED,IN_PROGRESS&limit=500")
         return len(stats)
 
 

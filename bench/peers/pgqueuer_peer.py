@@ -1,7 +1,7 @@
 """pgqueuer: asyncpg, uvloop, ``durable`` tables, its own autovacuum settings.
 
-Settings from its performance guide and its benchmark tool: a direct connection per queue manager, several queue managers in the one
-worker process, a larger ``batch_size`` for short jobs, list ``enqueue`` for bulk (one INSERT for many jobs).
+Settings from its performance guide and its benchmark tool: a direct connection for the queue manager, a larger ``batch_size`` for
+short jobs (500 beat 10 and 100; more queue managers in the process made it slower), list ``enqueue`` for bulk (one INSERT for many jobs).
 
 States of a job: a row in ``pgqueuer`` while it is queued or picked; its events in ``pgqueuer_log``; the row goes when it is done.
 """
@@ -25,8 +25,8 @@ from bench.peers.ledger import Ledger
 from bench.peers.pace import bulk, paced, single
 
 URL = os.environ["BENCH_URL"]
-MANAGERS = int(os.environ.get("BENCH_MANAGERS", "5"))
-BATCH = int(os.environ.get("BENCH_BATCH", "100"))
+MANAGERS = int(os.environ.get("BENCH_MANAGERS", "1"))
+BATCH = int(os.environ.get("BENCH_BATCH", "500"))
 
 
 async def setup() -> None:
@@ -61,8 +61,11 @@ async def produce(mode: str, ledger: Ledger, first: int, count: int) -> None:
     async def many(numbers: range) -> None:
         await queries.enqueue(["noop"] * len(numbers), [b"%d" % n for n in numbers], [0] * len(numbers))
 
-    await {"bulk": lambda: bulk(many, ledger, first, count), "single": lambda: single(one, ledger, first, count),
-           "paced": lambda: paced(one, ledger, first, count)}[mode]()
+    await {
+        "bulk": lambda: bulk(many, ledger, first, count),
+        "single": lambda: single(one, ledger, first, count),
+        "paced": lambda: paced(one, ledger, first, count),
+    }[mode]()
     await pool.close()
 
 

@@ -6,7 +6,6 @@ other one here that keeps a history.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -46,8 +45,11 @@ async def produce(mode: str, ledger: Ledger, first: int, count: int) -> None:
         await noop.batch_defer_async(*({"number": number} for number in numbers))
 
     async with app.open_async():
-        await {"bulk": lambda: bulk(many, ledger, first, count), "single": lambda: single(one, ledger, first, count),
-               "paced": lambda: paced(one, ledger, first, count)}[mode]()
+        await {
+            "bulk": lambda: bulk(many, ledger, first, count),
+            "single": lambda: single(one, ledger, first, count),
+            "paced": lambda: paced(one, ledger, first, count),
+        }[mode]()
 
 
 async def done() -> None:

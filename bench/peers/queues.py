@@ -69,7 +69,7 @@ def _redis(*options: str) -> Callable[[Path], AbstractAsyncContextManager[str]]:
         port = choose(1, [])[0]
         args = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), *options]
         with (folder / "redis.log").open("ab") as log:
-            process = subprocess.Popen(args, stdout=log, stderr=log)
+            process = subprocess.Popen(args, stdout=log, stderr=log)  # noqa: ASYNC220 - returns at once
         try:
             await servers.wait_for_port(port)
             yield f"redis://127.0.0.1:{port}/0"
@@ -81,13 +81,17 @@ def _redis(*options: str) -> Callable[[Path], AbstractAsyncContextManager[str]]:
 
 
 _PYTHON = str(PYTHON)
+_TASKIQ = tuple(
+    f"{_PYTHON} -m taskiq worker bench.peers.taskiq_peer:broker --workers 1 --max-async-tasks 100"
+    " --max-prefetch 1000 --log-level WARNING".split()
+)
 PEERS = (
     Peer(
         "pgqueuer",
         "pgqueuer",
         "every commit flushed (durable tables)",
         "log rows per status change, rolled up later",
-        "asyncpg, uvloop, 5 queue managers × batch 100, pgq autovac, list enqueue of 1,000",
+        "asyncpg, uvloop, 1 queue manager, batch 500, pgq autovac, list enqueue of 1,000",
         "bench.peers.pgqueuer_peer",
         _postgres,
         (_PYTHON, "-m", "bench.peers.pgqueuer_peer", "worker"),
@@ -109,11 +113,10 @@ PEERS = (
         "dramatiq",
         "every command flushed (appendfsync always)",
         "none",
-        "1 process, 8 threads, prefetch 1,000; 4 sending threads for bulk",
+        "1 process, 8 threads, default prefetch; 4 sending threads for bulk",
         "bench.peers.dramatiq_peer",
         _redis("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
         (_PYTHON, "-m", "dramatiq", "bench.peers.dramatiq_peer", "--processes", "1", "--threads", "8"),
-        {"dramatiq_queue_prefetch": "1000"},
         setup=False,
         ready=None,
     ),
@@ -126,7 +129,6 @@ PEERS = (
         "bench.peers.dramatiq_peer",
         _redis(),
         (_PYTHON, "-m", "dramatiq", "bench.peers.dramatiq_peer", "--processes", "1", "--threads", "8"),
-        {"dramatiq_queue_prefetch": "1000"},
         setup=False,
         ready=None,
     ),
@@ -135,11 +137,10 @@ PEERS = (
         "taskiq-nats",
         "every message flushed (sync_interval: always)",
         "the message; of its fate only the acknowledgement",
-        "JetStream pull, 1 process, uvloop, pull batch 100, 100 async tasks, prefetch 1,000",
+        "JetStream pull, 1 process, uvloop, pull batch 10, 100 async tasks, prefetch 1,000",
         "bench.peers.taskiq_peer",
         _jetstream_always,
-        (_PYTHON, "-m", "taskiq", "worker", "bench.peers.taskiq_peer:broker", "--workers", "1")
-        + ("--max-async-tasks", "100", "--max-prefetch", "1000", "--log-level", "WARNING"),
+        _TASKIQ,
         ready=None,
         jobs=10_000,
     ),
@@ -151,8 +152,7 @@ PEERS = (
         "as above",
         "bench.peers.taskiq_peer",
         _jetstream_default,
-        (_PYTHON, "-m", "taskiq", "worker", "bench.peers.taskiq_peer:broker", "--workers", "1")
-        + ("--max-async-tasks", "100", "--max-prefetch", "1000", "--log-level", "WARNING"),
+        _TASKIQ,
         ready=None,
         jobs=10_000,
     ),
@@ -173,7 +173,17 @@ def missing(peer: Peer) -> str | None:
 
 def versions() -> dict[str, str]:
     """Installed versions of the peers."""
-    wanted = ["pgqueuer", "procrastinate", "dramatiq", "redis", "taskiq", "taskiq-nats", "nats-py", "asyncpg", "psycopg"]
+    wanted = [
+        "pgqueuer",
+        "procrastinate",
+        "dramatiq",
+        "redis",
+        "taskiq",
+        "taskiq-nats",
+        "nats-py",
+        "asyncpg",
+        "psycopg",
+    ]
     code = f"from importlib.metadata import version\nfor n in {wanted!r}: print(n, version(n))"
     said = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True).stdout
     found = dict(line.split() for line in said.splitlines())

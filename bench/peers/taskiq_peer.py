@@ -6,7 +6,6 @@ the acknowledgement only.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
@@ -26,8 +25,8 @@ broker = PullBasedJetStreamBroker(
     stream_name="taskiq_jetstream",
     durable="taskiq_durable",
     consumer_config=ConsumerConfig(durable_name="taskiq_durable", max_ack_pending=20_000),
-    pull_consume_batch=int(os.environ.get("BENCH_BATCH", "100")),
-    pull_consume_timeout=float(os.environ.get("BENCH_TIMEOUT", "0.05")),
+    pull_consume_batch=int(os.environ.get("BENCH_BATCH", "10")),
+    pull_consume_timeout=float(os.environ.get("BENCH_TIMEOUT", "1")),
 )
 
 

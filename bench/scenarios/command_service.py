@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aura.cli.compose import CommandSide
+from aura.commands.handler import Caller
 from bench import parts, raw, servers
 from bench.bench import Bench, Scenario
 from bench.figures import Figure, Target
@@ -20,7 +21,7 @@ from bench.samples import Latency, median
 #: One command at a time, and many.
 IN_FLIGHT = 128
 _STEPS = ("submit", "assign", "claim", "complete")
-_WORKER = parts.Caller("worker:bench", "bench", "bench")
+_WORKER = Caller("worker:bench", "bench", "bench")
 
 
 async def run(bench: Bench) -> None:
@@ -37,7 +38,11 @@ async def run(bench: Bench) -> None:
 def _params(step: str, job_id: str) -> dict[str, Any]:
     match step:
         case "submit":
-            return {"project_id": 1, "title": "bench", "tasks": [{"type": "noop", "role": "Employee", "payload": {"n": 1}}]}
+            return {
+                "project_id": 1,
+                "title": "bench",
+                "tasks": [{"type": "noop", "role": "Employee", "payload": {"n": 1}}],
+            }
         case "assign":
             return {"job_id": job_id, "assigned_model": "employee_ollama"}
         case "claim":

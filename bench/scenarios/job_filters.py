@@ -55,7 +55,9 @@ async def run(bench: Bench) -> None:
     note = f"{every.text()}; {len(found)} filters; slowest: {slow}"
     size = f"{jobs:,} jobs"
     bench.report(
-        Figure(f"GET /jobs, all filters, p99, {size}", every.p99, "ms", base.p99, "GET /health", Target(at_most=20.0), note)
+        Figure(
+            f"GET /jobs, all filters, p99, {size}", every.p99, "ms", base.p99, "GET /health", Target(at_most=20.0), note
+        )
     )
     name, taken = worst[0]
     latency = Latency.of_ns(taken)
@@ -88,7 +90,7 @@ async def _project(url: str, epoch: str, jobs: int) -> float:
     writer = Writer(connection, live, epoch=epoch, decode=FROM_LOG.decode)
     began, done = time.perf_counter(), 0
     for number, batch in enumerate(_batches(events(jobs, window=jobs // 50))):
-        await writer.commit(writer.fold(batch))
+        await writer.commit(await writer.fold(batch))
         done += len(batch)
         if number % 50 == 0:
             say(f"    {done:,} events, {done / (time.perf_counter() - began):,.0f}/s")
@@ -138,7 +140,7 @@ async def _timed(http: Http, path: str) -> int:
 async def _ask(http: Http, rounds: int) -> dict[str, list[int]]:
     kinds = 15
     questions = _questions(random.Random(1))
-    for name, query in itertools.islice(questions, kinds * 2):
+    for _, query in itertools.islice(questions, kinds * 2):
         await http.get(f"/jobs?{query}&limit=50")
     found: dict[str, list[int]] = {}
     for name, query in itertools.islice(questions, kinds * rounds):

@@ -1,7 +1,7 @@
 """How long a new scheduler process needs until it leads, and until it assigns, with 100,000 open jobs.
 
-The log holds the jobs, ``aura projector`` has projected them, then ``aura scheduler`` starts: interpreter, snapshot, fold, election. What is
-timed ends with ``system.leader_elected`` in the committed space, and with the first assignment.
+The log holds the jobs, ``aura projector`` has projected them, then ``aura scheduler`` starts: interpreter, snapshot, fold, election. What
+is timed ends with ``system.leader_elected`` in the committed space, and with the first assignment.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from aura.log.jetstream import JetStreamEventStore
+from aura.log.store import Append
 from bench import parts, raw, servers
 from bench.bench import Bench, Scenario, interleaved
 from bench.figures import Figure
@@ -59,7 +60,7 @@ async def _guarded(
         return published.rate
 
     async def measured() -> float:
-        def append(one: parts.Append) -> Callable[[], Awaitable[None]]:
+        def append(one: Append) -> Callable[[], Awaitable[None]]:
             async def go() -> None:
                 began = time.perf_counter_ns()
                 await store.append(one)

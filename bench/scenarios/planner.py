@@ -14,7 +14,7 @@ import orjson
 
 from aura.log.store import Recorded
 from aura.scheduler.planner import Planner
-from aura.scheduler.rows import JobDecision
+from aura.scheduler.rows import Fate, JobDecision
 from bench import parts
 from bench.bench import Bench, Scenario
 from bench.figures import Figure, Target
@@ -59,7 +59,7 @@ class _Log:
 
     def settle(self, decision: JobDecision) -> None:
         began = time.perf_counter()
-        self.planner.settle(decision, True, float(self.seq) / 1e6)
+        self.planner.settle(decision, Fate.COMMITTED, float(self.seq) / 1e6)
         self.spent_s += time.perf_counter() - began
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import psycopg
+from psycopg.types.json import Json
 
 from bench import parts, raw, servers
 from bench.bench import Bench, Scenario
@@ -59,7 +60,7 @@ async def _copy(url: str, count: int) -> float:
         async with connection.cursor() as cursor, cursor.copy("COPY bench_copy FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(["int8", "json"])
             for seq, body in enumerate(bodies):
-                await copy.write_row((seq, psycopg.types.json.Json(None, dumps=lambda _, b=body: b)))
+                await copy.write_row((seq, Json(body, dumps=bytes)))
         await connection.commit()
         taken = time.perf_counter() - began
         await connection.execute("DROP TABLE bench_copy")

@@ -33,9 +33,7 @@ async def run(bench: Bench) -> None:
             _report(bench, "submit → handler started", started, hop, Target(at_most=6.0), Target(at_most=30.0), note)
 
 
-def _report(
-    bench: Bench, name: str, found: Latency, hop: Latency, p50: Target, p99: Target | None, note: str
-) -> None:
+def _report(bench: Bench, name: str, found: Latency, hop: Latency, p50: Target, p99: Target | None, note: str) -> None:
     bench.report(Figure(f"{name}, p50", found.p50, "ms", hop.p50, "NATS ping", p50, f"{found.text()}; {note}"))
     bench.report(Figure(f"{name}, p99", found.p99, "ms", hop.p99, "NATS ping", p99))
 
@@ -55,7 +53,11 @@ async def _paced(system: stack.Stack, first: int, count: int) -> tuple[Latency, 
     sent: dict[str, int] = {}
     assigned: dict[str, int] = {}
     sent_at: dict[int, int] = {}
-    system.on_event = lambda _event, job_id, at: assigned.setdefault(job_id, at)
+
+    def seen(_event: str, job_id: str, at: int) -> None:
+        assigned.setdefault(job_id, at)
+
+    system.on_event = seen
     before = system.completed
     pending = set()
 

@@ -30,7 +30,7 @@ async def run(bench: Bench) -> None:
         completed: list[float] = []
         total = 0
         async with stack.running(folder, 1_000 + 2 * rounds * jobs) as system:
-            await _rate(system, range(0, 1_000), 1_000, bulk=False)
+            await _rate(system, range(1_000), 1_000, bulk=False)
             total = 1_000
             spent: dict[bool, list[str]] = {True: [], False: []}
             for _ in range(rounds):
@@ -52,8 +52,22 @@ async def run(bench: Bench) -> None:
     note = f"{total:,} jobs, {twice} of them not started exactly once; raw rates {', '.join(f'{r:,.0f}' for r in raw_rates)}/s"
     target = Target(at_least=1_200, ratio_at_least=0.5)
     bench.report(Figure("bulk: submitted → projected", median(bulk), "jobs/s", base, name, target, note, bulk))
-    bench.report(Figure("bulk: submitted → completed", median(completed), "jobs/s", base, name, samples=completed, note=spent[True][-1]))
-    bench.report(Figure("single: submitted → projected", median(single), "jobs/s", base, name, samples=single, note=spent[False][-1]))
+    bench.report(
+        Figure(
+            "bulk: submitted → completed",
+            median(completed),
+            "jobs/s",
+            base,
+            name,
+            samples=completed,
+            note=spent[True][-1],
+        )
+    )
+    bench.report(
+        Figure(
+            "single: submitted → projected", median(single), "jobs/s", base, name, samples=single, note=spent[False][-1]
+        )
+    )
 
 
 async def _raw(folder: Path, number: int) -> float:

@@ -14,6 +14,7 @@ from aura.log.memory import MemoryEventStore
 from aura.log.store import EventStore
 from aura.runtime.nats_accounts import NatsAccounts
 from tests.support import servers
+from tests.support.content_stores import Stores, content_stores
 from tests.support.log_streams import empty_log
 from tests.support.servers import NatsServer
 
@@ -40,3 +41,9 @@ async def store(request: pytest.FixtureRequest, log_server: NatsServer) -> Async
             made = JetStreamEventStore(connection, SystemClock(), SystemIds())
             yield made
             await made.close()
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+async def stores(request: pytest.FixtureRequest, log_server: NatsServer) -> AsyncIterator[Stores]:
+    async with content_stores(request.param, log_server) as made:
+        yield made

@@ -1,74 +1,20 @@
-"""What content and output promise (``aura/log/ports.py``), proved for both adapters: G2, G16 (the key part)."""
+"""What content promises (``aura/log/ports.py``), proved for both adapters: G2, G6, G10, G16 (the key part)."""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from aura.clock import ManualClock, SystemClock
-from aura.errors import NotFound, TooLarge, WrongExpectedSequence
-from aura.ids import SystemIds
-from aura.log.content import ContentBackend, MemoryContentBackend, SealedContent, Sweeper
-from aura.log.content_jetstream import JetStreamContentBackend
-from aura.log.jetstream import JetStreamEventStore
-from aura.log.memory import MemoryEventStore
-from aura.log.output import MAX_MESSAGE_BYTES, OutputBackend, OutputWriter, SealedOutput
-from aura.log.output_jetstream import JetStreamOutputBackend
-from aura.log.output_memory import MemoryOutputBackend
-from aura.log.ports import InputItem
+from aura.errors import KeyReused, NotFound, TooLarge
+from aura.log.content import MAX_RECENT_BYTES, RecentInputs
+from aura.log.content_memory import MemoryContentBackend
+from aura.log.content_sweep import Sweeper
+from aura.log.ports import InputItem, Part
 from aura.log.sealing import BrokenSeal
-from aura.log.store import Append, EventStore
-from tests.support.log_streams import empty_log
-from tests.support.servers import NatsServer
-
-KEK = bytes(range(32))
-IDS = SystemIds()
-
-
-def new_job() -> str:
-    return str(uuid.uuid4())
-
-
-@dataclass
-class Stores:
-    content: SealedContent
-    backend: ContentBackend
-    output: SealedOutput
-    output_backend: OutputBackend
-    events: EventStore
-    clock: ManualClock
-
-    def other_process(self, kek: bytes = KEK) -> SealedContent:
-        """The same stored bytes, without our cache."""
-        return SealedContent(self.backend, kek, IDS)
-
-
-@pytest.fixture(params=["memory", "jetstream"])
-async def stores(request: pytest.FixtureRequest, log_server: NatsServer) -> AsyncIterator[Stores]:
-    clock = ManualClock(datetime.now(UTC))
-    if request.param == "memory":
-        backend = MemoryContentBackend(clock)
-        output_backend = MemoryOutputBackend(clock)
-        backend.also_erase.append(output_backend)
-        content = SealedContent(backend, KEK, IDS)
-        output = SealedOutput(output_backend, content, IDS)
-        yield Stores(content, backend, output, output_backend, MemoryEventStore(clock), clock)
-        return
-    async with empty_log(log_server) as connection:
-        on_server = JetStreamContentBackend(connection, clock, IDS)
-        output_on_server = JetStreamOutputBackend(connection, SystemClock(), IDS)
-        content = SealedContent(on_server, KEK, IDS)
-        output = SealedOutput(output_on_server, content, IDS)
-        events = JetStreamEventStore(connection, SystemClock(), IDS)
-        yield Stores(content, on_server, output, output_on_server, events, clock)
-
-
-# --- content
+from aura.log.store import Append
+from tests.support.content_stores import Stores, new_job
 
 
 @pytest.mark.parametrize("plaintext", [b"", b"{}", "日本語 \u202e".encode(), bytes(range(256)), b"x" * 500_000])
@@ -96,35 +42,113 @@ async def test_g2_an_input_written_again_keeps_the_first_key_and_content(stores:
     items = [InputItem(7, new_job(), f"payload {n}".encode()) for n in range(count)]
     first = await stores.content.put_inputs(items)
     keys = [await stores.content.data_key(7, item.job_id) for item in items]
-    again = [InputItem(7, item.job_id, item.plaintext + b" other") for item in items]
-    mixed = [*again, InputItem(7, new_job(), b"new")]
+    mixed = [*items, InputItem(7, new_job(), b"new")]
     refs = await stores.other_process().put_inputs(mixed)
     assert refs[:count] == first
     assert [await stores.other_process().data_key(7, item.job_id) for item in items] == keys
 
 
-async def test_racing_inputs_of_one_job_agree(stores: Stores) -> None:
-    job = new_job()
-    refs = await asyncio.gather(*(stores.other_process().put_inputs([InputItem(1, job, b"%d" % n)]) for n in range(20)))
+@pytest.mark.parametrize("request_", [None, "fingerprint"])
+async def test_g2_another_input_of_the_same_job_is_refused(stores: Stores, request_: str | None) -> None:
+    items = [InputItem(7, new_job(), f"payload {n}".encode()) for n in range(3)]
+    await stores.content.put_inputs(items, request=request_)
+    other = [items[0], InputItem(7, items[1].job_id, b"other"), items[2]]
+    with pytest.raises(KeyReused):
+        await stores.other_process().put_inputs(other, request=request_)
+    for item in items:
+        found = await stores.other_process().get(7, item.job_id, "input")
+        assert found is not None
+        assert found.plaintext == item.plaintext
+
+
+async def test_racing_equal_inputs_of_one_job_agree(stores: Stores) -> None:
+    item = InputItem(1, new_job(), b"same")
+    refs = await asyncio.gather(*(stores.other_process().put_inputs([item], request="r") for _ in range(20)))
     assert len({ref[0].digest for ref in refs}) == 1
 
 
-async def test_parts_are_overwritten_and_read_back(stores: Stores) -> None:
+async def test_g2_of_racing_requests_with_one_key_exactly_one_goes_on(stores: Stores) -> None:
+    """Two tasks each: whoever stores the first input owns the key, so never do both lose, or both win a half."""
+    jobs = [new_job(), new_job()]
+    asked = [[InputItem(1, job, b"%d-%d" % (n, place)) for place, job in enumerate(jobs)] for n in range(8)]
+    outcomes = await asyncio.gather(
+        *(stores.other_process().put_inputs(items, request=str(n)) for n, items in enumerate(asked)),
+        return_exceptions=True,
+    )
+    (winner,) = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, list)]
+    assert sum(isinstance(outcome, KeyReused) for outcome in outcomes) == 7
+    for item in asked[winner]:
+        found = await stores.other_process().get(1, item.job_id, "input")
+        assert found is not None
+        assert found.plaintext == item.plaintext
+
+
+async def test_g6_results_are_never_overwritten_and_are_what_their_reference_says(stores: Stores) -> None:
     job = new_job()
     await stores.content.put_inputs([InputItem(1, job, b"in")])
-    assert await stores.content.get(1, job, "result") is None
-    await stores.content.put(1, job, "result", b"first")
-    ref = await stores.content.put(1, job, "result", b"second")
-    await stores.content.put(1, job, "error", b"trace")
-    assert ref.bytes == 6
-    found = await stores.other_process().get(1, job, "result")
-    assert found is not None
-    assert found.plaintext == b"second"
+    accepted = await stores.content.put(1, job, "result", 2, b"accepted")
+    late = await stores.content.put(1, job, "result", 1, b"of a straggler")
+    again = await stores.content.put(1, job, "result", 2, b"of the same attempt, later")
+    error = await stores.content.put(1, job, "error", 2, b"trace")
+    assert accepted.bytes == 8
+    assert len({accepted.part, late.part, again.part, error.part}) == 4
+    for content in (stores.content, stores.other_process()):
+        found = await content.get(1, job, "result", accepted)
+        assert found is not None
+        assert found.plaintext == b"accepted"
+        with pytest.raises(BrokenSeal):
+            await content.get(1, job, "result", accepted.model_copy(update={"part": late.part}))
+        with pytest.raises(BrokenSeal):
+            await content.get(1, job, "result", error)
+        assert await content.get(1, job, "result") is None
+
+
+async def test_an_input_is_taken_from_memory_once_and_read_otherwise(stores: Stores) -> None:
+    small, large, dropped = new_job(), new_job(), new_job()
+    items = [InputItem(1, small, b"in"), InputItem(1, large, b"x" * 100_000), InputItem(1, dropped, b"in")]
+    await stores.content.put_inputs(items)
+    reads = 0
+    last = stores.backend.last
+
+    async def counted(subject: str, *, consistent: bool = False) -> Any:
+        nonlocal reads
+        reads += 1
+        return await last(subject, consistent=consistent)
+
+    stores.backend.last = counted  # type: ignore[method-assign]
+    stores.content.forget_inputs([dropped])
+    for job, plaintext, expected in (
+        (small, b"in", 0),
+        (small, b"in", 1),
+        (large, b"x" * 100_000, 1),
+        (dropped, b"in", 1),
+    ):
+        reads = 0
+        part = await stores.content.take_input(1, job)
+        assert part is not None
+        assert (part.plaintext, reads) == (plaintext, expected)
+        assert part.data_key == await stores.other_process().data_key(1, job)
+    await stores.content.put_inputs([InputItem(1, erased := new_job(), b"secret")])
+    await stores.content.erase(1, erased)
+    assert await stores.content.take_input(1, erased) is None
+
+
+def test_g12_inputs_in_memory_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    recent = RecentInputs()
+    for n in range(600):
+        recent.add(str(n), Part(b"x" * 60_000, b"k"))
+    assert recent.take("599") is not None
+    kept = sum(recent.take(str(n)) is not None for n in range(599))
+    assert kept == MAX_RECENT_BYTES // 60_000 - 1
+    monkeypatch.setattr("aura.log.content.MAX_RECENT", 10)
+    for n in range(100):
+        recent.add(str(n), Part(b"", b"k"))
+    assert sum(recent.take(str(n)) is not None for n in range(100)) == 10
 
 
 async def test_nothing_can_be_written_for_a_job_without_a_key(stores: Stores) -> None:
     with pytest.raises(NotFound):
-        await stores.content.put(1, new_job(), "result", b"x")
+        await stores.content.put(1, new_job(), "result", 1, b"x")
     with pytest.raises(NotFound):
         await stores.output.append(1, new_job(), 1, "stream", [{"chunk": "x"}])
 
@@ -139,7 +163,7 @@ async def test_another_key_encryption_key_opens_nothing(stores: Stores) -> None:
 async def test_g16_erase_removes_key_content_and_output_and_can_be_repeated(stores: Stores) -> None:
     job, neighbour = new_job(), new_job()
     await stores.content.put_inputs([InputItem(1, job, b"secret"), InputItem(1, neighbour, b"stays")])
-    await stores.content.put(1, job, "result", b"also secret")
+    results = [await stores.content.put(1, job, "result", attempt, b"also secret") for attempt in (1, 1, 2)]
     await stores.output.append(1, job, 1, "stream", [{"chunk": "secret"}])
     await stores.output.append(1, neighbour, 1, "stream", [{"chunk": "stays"}])
     erased = await stores.content.erase(1, job)
@@ -147,7 +171,9 @@ async def test_g16_erase_removes_key_content_and_output_and_can_be_repeated(stor
     assert erased.stores == ("AURA_CONTENT", "AURA_OUTPUT")
     for content in (stores.content, stores.other_process()):
         assert await content.get(1, job, "input") is None
-        assert await content.get(1, job, "result") is None
+        for ref in results:
+            assert ref.part is not None
+            assert await stores.backend.last(f"content.aura.1.{job}.{ref.part}", consistent=True) is None
         assert await content.data_key(1, job) is None
     assert await stores.output.count(1, job, 1) == 0
     assert (await stores.output.read(1, job, [1])).messages == []
@@ -173,101 +199,99 @@ async def test_fingerprints_are_stable_and_keyed(stores: Stores) -> None:
     assert len(one) == 11
 
 
+async def create_job(stores: Stores, job: str) -> None:
+    await stores.events.append(Append(f"aura.job.1.{job}.created", f"aura.job.1.{job}.>", 0, new_job(), b"{}"))
+
+
+def sweeper_of(stores: Stores) -> Sweeper:
+    return Sweeper(stores.content, stores.backend, stores.events, stores.clock)
+
+
 async def test_inputs_whose_job_was_never_created_are_swept(stores: Stores) -> None:
     orphan, created = new_job(), new_job()
     await stores.content.put_inputs([InputItem(1, orphan, b"lost"), InputItem(1, created, b"kept")])
-    await stores.events.append(Append(f"aura.job.1.{created}.created", f"aura.job.1.{created}.>", 0, new_job(), b"{}"))
-    sweeper = Sweeper(stores.content, stores.backend, stores.events, stores.clock)
+    await create_job(stores, created)
+    sweeper = sweeper_of(stores)
+    assert await sweeper.sweep() == 0, "seen for the first time"
+    stores.clock.advance(599)
     assert await sweeper.sweep() == 0, "ten minutes have not passed"
-    stores.clock.advance(timedelta(minutes=11).total_seconds())
+    stores.clock.advance(1)
     assert await sweeper.sweep() == 1
     assert await stores.other_process().get(1, orphan, "input") is None
+    assert await stores.content.take_input(1, orphan) is None
     assert await stores.other_process().get(1, created, "input") is not None
     assert await sweeper.sweep() == 0
 
 
-# --- output
-
-
-async def job_with_key(stores: Stores) -> tuple[str, bytes]:
+async def test_g10_no_wall_clock_decides_what_is_swept(stores: Stores) -> None:
+    """This machine's clock is an hour (or a year) ahead of everybody's, or behind; the job is created a moment later."""
     job = new_job()
-    await stores.content.put_inputs([InputItem(1, job, b"in")])
-    key = await stores.content.data_key(1, job)
-    assert key is not None
-    return job, key
+    await stores.content.put_inputs([InputItem(1, job, b"in flight")])
+    sweeper = sweeper_of(stores)
+    for seconds in (3_600.0, 365 * 86_400.0, -700 * 86_400.0):
+        stores.clock.jump(seconds)
+        assert await sweeper.sweep() == 0
+        assert await sweeper_of(stores).sweep() == 0
+    await create_job(stores, job)
+    stores.clock.advance(601)
+    assert await sweeper.sweep() == 0
+    assert await stores.other_process().get(1, job, "input") is not None
 
 
-async def test_output_is_numbered_over_all_kinds_and_read_back_in_order(stores: Stores) -> None:
-    job, key = await job_with_key(stores)
-    writer = OutputWriter(stores.output_backend, IDS, 1, job, 1, key)
-    assert await writer.write("stream", [{"chunk": "a"}, {"chunk": "b"}]) == 2
-    assert await writer.write("log", [{"line": "l"}]) == 3
-    assert await writer.write("stream", [{"chunk": "c", "final": True}]) == 4
-    assert await writer.write("progress", []) == 4
-    page = await stores.output.read(1, job, [1])
-    assert not page.more
-    assert [(m.attempt, m.kind, m.first, m.count) for m in page.messages] == [
-        (1, "stream", 0, 2),
-        (1, "log", 2, 1),
-        (1, "stream", 3, 1),
-    ]
-    records = [record for message in page.messages for record in message.records(key)]
-    assert [record["i"] for record in records] == [0, 1, 2, 3]
-    assert records[0] == {"i": 0, "chunk": "a"}
-    assert await stores.output.count(1, job, 1) == 4
-    with pytest.raises(BrokenSeal):
-        page.messages[0].records(bytes(32))
+@pytest.mark.parametrize("moment", ["before the sweep", "before the last look", "while erasing"])
+async def test_an_old_input_that_is_used_again_is_not_swept(stores: Stores, moment: str) -> None:
+    """The keyed repeat of a submission that crashed ten minutes ago, at every moment of the sweep that wants its input."""
+    job = new_job()
+    first = await stores.content.put_inputs([InputItem(1, job, b"in")], request="r")
+    sweeper = sweeper_of(stores)
+    await sweeper.sweep()
+    stores.clock.advance(601)
+    repeats = 0
+
+    async def again() -> None:
+        nonlocal repeats
+        if not repeats:
+            repeats += 1
+            assert await stores.other_process().put_inputs([InputItem(1, job, b"in")], request="r") == first
+
+    last, drop = stores.events.last, stores.backend.drop
+
+    async def looked(guard: str, *, consistent: bool = False) -> Any:
+        found = await last(guard, consistent=consistent)
+        if consistent and moment == "before the last look":
+            await again()
+        return found
+
+    async def dropped(subject: str, upto_seq: int) -> None:
+        if moment == "while erasing":
+            await again()
+        await drop(subject, upto_seq)
+
+    stores.events.last = looked  # type: ignore[method-assign]
+    stores.backend.drop = dropped  # type: ignore[method-assign]
+    if moment == "before the sweep":
+        await again()
+    await sweeper.sweep()
+    assert repeats == 1
+    found = await stores.other_process().get(1, job, "input")
+    assert found is not None
+    assert found.plaintext == b"in"
+    await create_job(stores, job)
+    stores.clock.advance(601)
+    await sweeper.sweep()
+    assert await stores.other_process().get(1, job, "input") is not None
+    await stores.content.erase(1, job)
+    assert await stores.other_process().get(1, job, "input") is None, "no copy of it stays"
 
 
-async def test_output_pages_have_no_hole(stores: Stores) -> None:
-    job, key = await job_with_key(stores)
-    for attempt in (1, 2):
-        writer = OutputWriter(stores.output_backend, IDS, 1, job, attempt, key)
-        for n in range(20):
-            await writer.write(("stream", "log", "progress")[n % 3], [{"n": n}])  # type: ignore[arg-type]
-    for limit in (1, 3, 7, 100):
-        seen: list[int] = []
-        after = 0
-        while True:
-            page = await stores.output.read(1, job, [1, 2], after_seq=after, limit=limit)
-            assert len(page.messages) <= limit
-            seen += [message.seq for message in page.messages]
-            if not page.more:
-                break
-            after = seen[-1]
-        assert seen == sorted(set(seen))
-        assert len(seen) == 40
-    assert len((await stores.output.read(1, job, [2])).messages) == 20
-    assert (await stores.output.read(1, job, [3])).messages == []
-
-
-async def test_g6_a_second_writer_of_an_attempt_is_refused(stores: Stores) -> None:
-    job, key = await job_with_key(stores)
-    first = OutputWriter(stores.output_backend, IDS, 1, job, 1, key)
-    second = OutputWriter(stores.output_backend, IDS, 1, job, 1, key)
-    await first.write("stream", [{"chunk": "a"}])
-    with pytest.raises(WrongExpectedSequence):
-        await second.write("stream", [{"chunk": "x"}])
-    await second.resume()
-    assert await second.write("stream", [{"chunk": "b"}]) == 2
-    with pytest.raises(WrongExpectedSequence):
-        await first.write("stream", [{"chunk": "c"}])
-
-
-async def test_appenders_without_a_connection_of_their_own_take_turns(stores: Stores) -> None:
-    job, key = await job_with_key(stores)
-    counts = await asyncio.gather(*(stores.output.append(1, job, 1, "stream", [{"n": n}]) for n in range(12)))
-    assert sorted(counts) == list(range(1, 13))
-    records = [r for m in (await stores.output.read(1, job, [1])).messages for r in m.records(key)]
-    assert [record["i"] for record in records] == list(range(12))
-
-
-async def test_large_output_is_split_and_too_large_records_refused(stores: Stores) -> None:
-    job, key = await job_with_key(stores)
-    writer = OutputWriter(stores.output_backend, IDS, 1, job, 1, key)
-    assert await writer.write("stream", [{"chunk": "x" * 200_000} for _ in range(6)]) == 6
-    page = await stores.output.read(1, job, [1])
-    assert len(page.messages) == 3
-    assert all(len(message.sealed) <= MAX_MESSAGE_BYTES for message in page.messages)
-    with pytest.raises(TooLarge):
-        await writer.write("stream", [{"chunk": "x" * MAX_MESSAGE_BYTES}])
+async def test_a_swept_key_may_be_used_for_another_request(stores: Stores) -> None:
+    job = new_job()
+    await stores.content.put_inputs([InputItem(1, job, b"old")], request="a")
+    sweeper = sweeper_of(stores)
+    await sweeper.sweep()
+    stores.clock.advance(601)
+    assert await sweeper.sweep() == 1
+    await stores.content.put_inputs([InputItem(1, job, b"new")], request="b")
+    found = await stores.content.take_input(1, job)
+    assert found is not None
+    assert found.plaintext == b"new"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest_asyncio
@@ -165,6 +166,14 @@ async def test_the_root_job_is_derived_from_its_jobs(world: World) -> None:
     assert (await world.http.get(f"/prds/{answer['root_job_id']}")).json()["title"] == "Root"
 
 
+async def test_a_root_id_used_as_a_job_id_is_named_as_such(world: World) -> None:
+    root = (await world.post("/prds", {"title": "Root", "tasks": [{}]}, 201))["root_job_id"]
+    for path in ("output", "events"):
+        assert "root_job_id" in (await world.http.get(f"/jobs/{root}/{path}")).json()["detail"]
+    assert "root_job_id" in (await world.post(f"/jobs/{root}/claim", {"worker_id": "w"}, 404))["detail"]
+    assert (await world.post(f"/jobs/{UNKNOWN}/claim", {"worker_id": "w"}, 404))["detail"] == "no such job"
+
+
 async def test_min_seq_waits_bounded_and_as_of_looks_back(world: World) -> None:
     [job_id] = await world.submit()
     created = await world.last_seq()
@@ -227,12 +236,35 @@ async def test_purge_erases_and_a_hold_prevents_it() -> None:
         director = {"x-director-key": DIRECTOR_KEY}
         await world.post(f"/archives/{job_id}/hold", {"reason": "case 7"})
         await world.post(f"/archives/{job_id}/purge", status=409, headers=director)
-        await world.post(f"/archives/{job_id}/release")
+        await world.post(f"/archives/{job_id}/release", status=403)
+        await world.post(f"/archives/{job_id}/release", headers=director)
         assert (await world.post(f"/archives/{job_id}/purge", headers=director))["ok"] is True
         assert (await world.http.get(f"/jobs/{job_id}/result")).status_code == 404
         assert (await world.http.get(f"/jobs/{job_id}/output")).text == ""
         actors = {event["actor"] for event in (await world.http.get(f"/jobs/{job_id}/events")).json()}
         assert "director:configured" in actors
+
+
+async def test_anybody_may_hold_but_only_the_director_lets_go(world: World) -> None:
+    job_id = await _claimed(world)
+    await world.post(f"/jobs/{job_id}/complete", {"success": True})
+    wrong = {"x-director-key": "wrong"}
+    assert (await world.post(f"/archives/{job_id}/hold", status=403, headers=wrong))["code"] == "forbidden"
+    await world.post(f"/archives/{job_id}/hold", {"reason": "case 7"})
+    for headers in ({}, wrong, {"x-director-key": ""}):
+        await world.post(f"/archives/{job_id}/release", status=403, headers=headers)
+    await world.post(f"/archives/{job_id}/release", headers={"x-director-key": DIRECTOR_KEY})
+    by = {event["type"]: event["actor"] for event in (await world.http.get(f"/jobs/{job_id}/events")).json()}
+    assert (by["archive.held"], by["archive.hold_released"]) == ("anonymous", "director:configured")
+
+
+async def test_without_a_director_holds_end_without_a_key() -> None:
+    async with running(director_api_key=None) as world:
+        job_id = await _claimed(world)
+        await world.post(f"/jobs/{job_id}/complete", {"success": True})
+        await world.post(f"/archives/{job_id}/hold")
+        await world.post(f"/archives/{job_id}/release", status=403, headers={"x-director-key": "guess"})
+        await world.post(f"/archives/{job_id}/release")
 
 
 async def test_without_a_configured_key_purge_is_refused() -> None:
@@ -294,6 +326,72 @@ async def test_too_many_commands_at_once_are_refused_not_queued_G12() -> None:
         assert answer.headers["retry-after"]
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_an_answer_that_is_being_written_keeps_its_place_and_a_stalled_one_loses_it_G12() -> None:
+    async with running(limits=Limits(reads=1, stall_s=0.3)) as world:
+        job_id = await _claimed(world)
+        for _ in range(40):
+            await world.post(f"/jobs/{job_id}/stream", {"chunk": "x" * 200_000})
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port, limit=1_024)
+        writer.write(f"GET /jobs/{job_id}/output HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+        await reader.readexactly(15)  # the answer has begun; nobody reads the rest
+        refused = await world.http.get("/jobs")
+        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
+        async with asyncio.timeout(10):
+            while (await world.http.get("/jobs")).status_code != 200:
+                await asyncio.sleep(0)
+        writer.transport.abort()
+
+
+async def test_log_lines_as_json_are_one_array(world: World) -> None:
+    job_id = await _claimed(world)
+    assert (await world.http.get(f"/jobs/{job_id}/logs")).json() == []
+    for number in range(3):
+        await world.post(f"/jobs/{job_id}/log", {"line": str(number)})
+    found = await world.http.get(f"/jobs/{job_id}/logs")
+    assert found.headers["content-type"] == "application/json"
+    assert [record["line"] for record in found.json()] == ["0", "1", "2"]
+
+
+async def test_a_time_means_the_last_event_stored_until_then(world: World) -> None:
+    ids = await world.submit(3)
+    at = [(await world.store.get(seq)) for seq in (1, 2, 3)]
+    await world.post(f"/jobs/{ids[0]}/cancel")
+    for recorded in at:
+        assert recorded is not None
+    exact = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at[2].stored_at_ns // 1_000 + 1)  # type: ignore[union-attr]
+    found = (await world.http.get("/jobs", params={"as_of": exact.isoformat()})).json()
+    assert {row["status"] for row in found} == {"QUEUED"}
+    assert len(found) == 3
+    later = await world.http.get(f"/jobs/{ids[0]}", params={"as_of": "9999-12-31T23:59:59Z"})
+    assert later.json()["status"] == "CANCELLED"
+    for bad in ("9999-12-31T23:59:59-23:59", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z"):
+        assert (await world.http.get("/jobs", params={"as_of": bad})).status_code == 422
+    world.queries.caught_up = False
+    assert (await world.http.get("/jobs", params={"as_of": exact.isoformat()})).status_code == 503
+
+
+async def test_a_client_that_writes_before_it_reads_sees_why_its_body_is_refused(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    size = 8 * 1024 * 1024
+    head = f"POST /prds HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n"
+    writer.write(head.encode() + b" " * size)
+    async with asyncio.timeout(10):
+        await writer.drain()
+        assert (await reader.readline()).split()[1] == b"413"
+    writer.close()
+
+
+async def test_what_is_compressed_or_not_utf8_is_refused(world: World) -> None:
+    body = b'{"title":"T","tasks":[{}]}'
+    for headers in (
+        {"content-encoding": "gzip", "content-type": "application/json"},
+        {"content-type": "application/json; charset=utf-16"},
+    ):
+        assert (await world.http.post("/prds", content=body, headers=headers)).status_code == 415
+    fine = {"content-type": 'application/json; charset="UTF-8"'}
+    assert (await world.http.post("/prds", content=body, headers=fine)).status_code == 201
 
 
 def _json(text: str) -> dict[str, object]:

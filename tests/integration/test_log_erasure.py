@@ -38,7 +38,7 @@ async def test_g16_nothing_of_an_erased_job_can_be_opened_from_disk(fresh_nats: 
         output = jetstream_output(connection, CLOCK, IDS, content)
         for one in (neighbour, job):
             await content.put_inputs([InputItem(1, one, CANARY)])
-            await content.put(1, one, "result", CANARY)
+            await content.put(1, one, "result", 1, CANARY)
             await output.append(1, one, 1, "stream", [{"chunk": CANARY.decode()}])
         stored = await backend.last(f"content.aura.1.{job}.input")
         data_key = await content.data_key(1, job)

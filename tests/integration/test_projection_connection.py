@@ -18,9 +18,13 @@ async def test_instants_ids_and_json(database: Database) -> None:
         row = await (await connection.execute("SELECT %s::timestamptz AS at", (text,))).fetchone()
         assert row == {"at": expected}
     row = await (
-        await connection.execute("""SELECT '0199C000-0000-7000-8000-000000000001'::uuid AS id, '{"a":[1]}'::json AS j, '{}'::uuid[] AS n""")
+        await connection.execute(
+            """SELECT '0199C000-0000-7000-8000-000000000001'::uuid AS id, '{"a":[1]}'::json AS j, '{}'::uuid[] AS n"""
+        )
     ).fetchone()
     assert row == {"id": "0199c000-0000-7000-8000-000000000001", "j": {"a": [1]}, "n": []}
-    row = await (await connection.execute("SELECT ARRAY['0199C000-0000-7000-8000-000000000001']::uuid[] AS n")).fetchone()
+    row = await (
+        await connection.execute("SELECT ARRAY['0199C000-0000-7000-8000-000000000001']::uuid[] AS n")
+    ).fetchone()
     assert row == {"n": ["0199c000-0000-7000-8000-000000000001"]}
     await connection.close()

@@ -35,7 +35,9 @@ async def projected(database: Database, seed: int = 1, steps: int = 150) -> JobL
 
 
 @pytest.mark.parametrize("projection", FROM_LOG.projections, ids=lambda one: one.name)
-async def test_g4_a_rebuild_is_the_same_row_for_row_and_is_switched_in(read_models: Database, projection: Projection) -> None:
+async def test_g4_a_rebuild_is_the_same_row_for_row_and_is_switched_in(
+    read_models: Database, projection: Projection
+) -> None:
     log = await projected(read_models)
     connection = await owner(read_models.owner_url)
     before = await digests(connection, await live_versions(connection))
@@ -46,7 +48,11 @@ async def test_g4_a_rebuild_is_the_same_row_for_row_and_is_switched_in(read_mode
         told.append(done)
 
     done = await rebuild(
-        projection, log.store, read_models.owner_url, decode=decode, on_rebuilt=on_rebuilt,
+        projection,
+        log.store,
+        read_models.owner_url,
+        decode=decode,
+        on_rebuilt=on_rebuilt,
         progress=lambda seq, of: seen.append(seq),
     )
     assert (done.differences, done.seq, done.version, done.compared, done.switched) == (0, log.seq, 2, True, True)
@@ -71,7 +77,9 @@ async def test_a_tampered_row_is_found_named_and_healed(read_models: Database) -
     clean = await digests(connection, await live_versions(connection))
     victim = next(iter(log.jobs))
     await connection.execute("UPDATE p_jobs_v1.job_facts SET title = 'forged' WHERE id = %s", (victim,))
-    await connection.execute("DELETE FROM p_jobs_v1.prds WHERE root_job_id = (SELECT root_job_id FROM p_jobs_v1.prds LIMIT 1)")
+    await connection.execute(
+        "DELETE FROM p_jobs_v1.prds WHERE root_job_id = (SELECT root_job_id FROM p_jobs_v1.prds LIMIT 1)"
+    )
     checked = await verify(JOBS, log.store, read_models.owner_url, decode=decode)
     assert {one.table: one.rows for one in checked.examples} == {"job_facts": 1, "prds": 1}
     assert checked.examples[0].keys == (victim,)
@@ -199,7 +207,9 @@ async def test_state_is_the_fold_of_the_events() -> None:
     assert report.compared == report.events == log.seq
     job = (await log.prd(1))[0]
     good = (await log.all())[-1]
-    await log.raw(f"aura.job.1.{job}.cancelled", good.body.replace(b"job.created", b"job.cancelled").replace(b"QUEUED", b"FAILED"))
+    await log.raw(
+        f"aura.job.1.{job}.cancelled", good.body.replace(b"job.created", b"job.cancelled").replace(b"QUEUED", b"FAILED")
+    )
     await log.raw(f"aura.job.1.{job}.created", good.body.replace(b'"n":1', b'"n":9'))
     report = await verify_states(log.store)
     assert report.unreadable == 1

@@ -166,8 +166,15 @@ async def test_g17_poison_raises_one_alert_and_the_rest_goes_on(database: Databa
 class Another:
     """A log whose identity can be forged."""
 
-    def __init__(self, store: MemoryEventStore, *, epoch: str = EPOCH, cut: int | None = None, rewrite: int | None = None,
-                 first_seq: int = 1) -> None:
+    def __init__(
+        self,
+        store: MemoryEventStore,
+        *,
+        epoch: str = EPOCH,
+        cut: int | None = None,
+        rewrite: int | None = None,
+        first_seq: int = 1,
+    ) -> None:
         self._store = store
         self.epoch = epoch
         self.cut = cut
@@ -252,8 +259,16 @@ class Heartbeats(MemoryEventStore):
 
     def beat(self, model: str, worker: str, **payload: Any) -> None:
         seq = len(self._events) + 1
-        body = {"type": "model.heartbeat", "model": model, "worker_id": worker, "payload": payload, "slots": 2, "interval_s": 5,
-                "in_flight": [], "ts": "2026-01-01T00:00:00.000000Z"}
+        body = {
+            "type": "model.heartbeat",
+            "model": model,
+            "worker_id": worker,
+            "payload": payload,
+            "slots": 2,
+            "interval_s": 5,
+            "in_flight": [],
+            "ts": "2026-01-01T00:00:00.000000Z",
+        }
         self._events.append(Recorded(seq, f"health.aura.{model}.{worker}", seq * 1_000, orjson.dumps(body)))
         for follower in self._followers:
             follower.set()

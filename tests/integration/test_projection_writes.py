@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from aura.projections import timeline, versions
 from aura.projections.connection import Connection, connect
 from aura.projections.decoding import decode
-from aura.projections.quarantine import release_requested, request_release
 from aura.projections.pipeline import Statement
+from aura.projections.quarantine import release_requested, request_release
 from aura.projections.writer import StaleCheckpoint, Writer
 from tests.support.job_log import JobLog
 from tests.support.read_models import EPOCH, digests, live_versions, owner, project, rows, shadow_versions, write
@@ -33,7 +33,11 @@ async def wandered(seed: int, steps: int) -> JobLog:
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 10_000), sizes=st.lists(st.integers(1, 90), min_size=1, max_size=8), copy_from=st.sampled_from((1, 20, 1000)))
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(1, 90), min_size=1, max_size=8),
+    copy_from=st.sampled_from((1, 20, 1000)),
+)
 async def test_g4_rows_do_not_depend_on_the_batches(
     read_models: Database, seed: int, sizes: list[int], copy_from: int
 ) -> None:
@@ -173,7 +177,9 @@ async def test_g17_rubbish_quarantines_its_entity_and_blocks_nobody(read_models:
         {"id": first, "status": "ASSIGNED"},
         {"id": second, "status": "COMPLETED"},
     ]
-    aside = await rows(connection, "SELECT seq, last_seq, events, reason FROM read.quarantine WHERE projection = 'jobs'")
+    aside = await rows(
+        connection, "SELECT seq, last_seq, events, reason FROM read.quarantine WHERE projection = 'jobs'"
+    )
     assert aside == [{"seq": 4, "last_seq": 5, "events": 2, "reason": "not JSON"}]
     assert writer.seq == log.seq
     await connection.close()
@@ -265,7 +271,13 @@ async def test_a_job_row_follows_its_life(read_models: Database) -> None:
     await log.do(job, c.FailJob("boom", True, 60.0, 5.0, output=e.OutputRef(count=2)))
     await project(connection, await log.all())
     row = await one_job(connection, job)
-    assert (row["status"], row["error_code"], row["spent"], row["attempt"], row["output_count"]) == ("QUEUED", "boom", 1, 1, 2)
+    assert (row["status"], row["error_code"], row["spent"], row["attempt"], row["output_count"]) == (
+        "QUEUED",
+        "boom",
+        1,
+        1,
+        2,
+    )
     assert row["not_before"] is not None
     assert row["finished_at"] is None
     assert row["stage_status"] == {"fetch": "done"}

@@ -6,12 +6,13 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
 
-from aura.clock import SystemClock, parse_rfc3339
+from aura.clock import SystemClock, rfc3339
 from aura.domain import job_commands as c
 from aura.errors import InvalidRequest, NotFound, Unavailable
 from aura.log.store import Recorded
@@ -62,7 +63,9 @@ def fold(stored: list[Recorded], until: int | None = None) -> list[Row]:
     return sorted(jobs.values(), key=lambda job: -int(job["created_seq"]))
 
 
-def wanted(job: Row, *, status: Any = None, project_id: Any = None, role: Any = None, model: Any = None, q: Any = None) -> bool:
+def wanted(
+    job: Row, *, status: Any = None, project_id: Any = None, role: Any = None, model: Any = None, q: Any = None
+) -> bool:
     state, created = job["state"], job["created"]
     return (
         (status is None or state["status"] in status.split(","))
@@ -126,7 +129,9 @@ async def test_every_filter_gives_what_a_plain_reading_gives(
         for row in found[:3]:
             job = next(job for job in jobs if job["id"] == row["id"])
             assert (row["status"], row["assigned_model"], row["seq"]) == (
-                job["state"]["status"], job["state"].get("model"), job["seq"],
+                job["state"]["status"],
+                job["state"].get("model"),
+                job["seq"],
             )
 
 
@@ -162,7 +167,9 @@ async def test_counts_as_of_are_right_across_blocks(connection: Connection, quer
         for project_id in (None, 1):
             then = [job for job in fold(stored, seq) if wanted(job, project_id=project_id)]
             told = await queries.stats(as_of=seq, project_id=project_id)
-            assert {s: n for s, n in told["counts"].items() if n} == dict(Counter(job["state"]["status"] for job in then))
+            assert {s: n for s, n in told["counts"].items() if n} == dict(
+                Counter(job["state"]["status"] for job in then)
+            )
 
 
 async def test_a_time_means_the_greatest_sequence_stored_by_then(connection: Connection, queries: Queries) -> None:
@@ -175,15 +182,16 @@ async def test_a_time_means_the_greatest_sequence_stored_by_then(connection: Con
     stored = await log.all()
     await project(connection, stored)
     for one in stored:
-        at = one.stored_at_ns // 1_000
-        text = f"{parse_rfc3339('1970-01-01T00:00:00Z').fromtimestamp(at / 1e6, tz=parse_rfc3339('1970-01-01T00:00:00Z').tzinfo).isoformat()}"
+        text = rfc3339(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=one.stored_at_ns // 1_000))
         expected = max(other.seq for other in stored if other.stored_at_ns <= one.stored_at_ns)
         assert await queries.resolve(text) == expected
     assert await queries.resolve("1999-01-01T00:00:00Z") == 0
     assert (await queries.list_jobs(as_of="1999-01-01T00:00:00Z")).rows == []
 
 
-@pytest.mark.parametrize("as_of", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "-1", "9" * 30, "1; DROP TABLE x", ""])
+@pytest.mark.parametrize(
+    "as_of", ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "-1", "9" * 30, "1; DROP TABLE x", ""]
+)
 async def test_a_malformed_as_of_is_refused(queries: Queries, as_of: str) -> None:
     with pytest.raises(InvalidRequest):
         await queries.resolve(as_of)
@@ -192,9 +200,21 @@ async def test_a_malformed_as_of_is_refused(queries: Queries, as_of: str) -> Non
 @pytest.mark.parametrize(
     "bad",
     [
-        {"status": "queued"}, {"status": "QUEUED,x"}, {"project_id": 0}, {"project_id": 2**31}, {"model": "a.b"}, {"model": "*"},
-        {"model": "m" * 65}, {"q": "x" * 201}, {"q": "a\0b"}, {"role": "r\0"}, {"limit": 0}, {"limit": 1001}, {"limit": -1},
-        {"cursor": "abc"}, {"cursor": "'; DROP TABLE x --"},
+        {"status": "queued"},
+        {"status": "QUEUED,x"},
+        {"project_id": 0},
+        {"project_id": 2**31},
+        {"model": "a.b"},
+        {"model": "*"},
+        {"model": "m" * 65},
+        {"q": "x" * 201},
+        {"q": "a\0b"},
+        {"role": "r\0"},
+        {"limit": 0},
+        {"limit": 1001},
+        {"limit": -1},
+        {"cursor": "abc"},
+        {"cursor": "'; DROP TABLE x --"},
     ],
 )
 async def test_bad_filters_are_refused(queries: Queries, bad: dict[str, Any]) -> None:
@@ -202,7 +222,9 @@ async def test_bad_filters_are_refused(queries: Queries, bad: dict[str, Any]) ->
         await queries.list_jobs(**bad)
 
 
-@pytest.mark.parametrize("job_id", ["*", ">", "a.b", "", "1", "00000000-0000-0000-0000-00000000000G", "x" * 5000, "' OR 1=1"])
+@pytest.mark.parametrize(
+    "job_id", ["*", ">", "a.b", "", "1", "00000000-0000-0000-0000-00000000000G", "x" * 5000, "' OR 1=1"]
+)
 async def test_an_id_that_is_none_is_not_found(queries: Queries, job_id: str) -> None:
     for ask in (queries.get_job, queries.get_prd, queries.get_archive, queries.job_events):
         with pytest.raises(NotFound):
@@ -228,7 +250,10 @@ async def test_prds_archives_subjects_and_events(connection: Connection, queries
     await log.do(first[2], c.ChangeStage("fetch", "running"))
     await project(connection, await log.all())
     prds = (await queries.list_prds()).rows
-    assert [(prd["title"], prd["status"], prd["count"]) for prd in prds] == [("plan two", "QUEUED", 2), ("plan one", "IN_PROGRESS", 3)]
+    assert [(prd["title"], prd["status"], prd["count"]) for prd in prds] == [
+        ("plan two", "QUEUED", 2),
+        ("plan one", "IN_PROGRESS", 3),
+    ]
     assert prds[1]["progress"] == pytest.approx(66.7)
     one = await queries.get_prd(prds[1]["id"])
     assert [job["id"] for job in one["jobs"]] == first
@@ -237,14 +262,17 @@ async def test_prds_archives_subjects_and_events(connection: Connection, queries
     assert [prd["title"] for prd in (await queries.list_prds(limit=1, cursor=page.next_cursor)).rows] == ["plan one"]
     archived = (await queries.list_archives(project_id=1)).rows
     assert [(row["id"], row["final_status"], row["title"]) for row in archived] == [
-        (first[1], "CANCELLED", "plan one 1"), (first[0], "COMPLETED", "plan one 0"),
+        (first[1], "CANCELLED", "plan one 1"),
+        (first[0], "COMPLETED", "plan one 0"),
     ]
     assert (await queries.get_archive(first[0]))["retention_until"] is not None
     with pytest.raises(NotFound):
         await queries.get_archive(first[2])
     told = await queries.job_events(first[0])
     assert [event["type"] for event in told] == ["job.created", "job.assigned", "job.claimed", "job.completed"]
-    assert [event["seq"] for event in await queries.job_events(first[0], after=told[1]["seq"])] == [event["seq"] for event in told[2:]]
+    assert [event["seq"] for event in await queries.job_events(first[0], after=told[1]["seq"])] == [
+        event["seq"] for event in told[2:]
+    ]
     grid = await queries.subjects(1)
     assert grid["stages"] == ["fetch", "parse"]
     assert grid["subjects"][0]["stages"]["fetch"] == "running"
@@ -282,7 +310,9 @@ async def test_models_and_their_health(connection: Connection, queries: Queries)
     assert await queries.models_health() == []
     await write(writer, [beat(2, 100, "w1"), beat(3, 50, "w2")])
     health = await queries.models_health()
-    assert [(one["model_name"], one["payload"]["mem_mb"], one["workers"], one["slots"]) for one in health] == [("m1", 3, 2, 4)]
+    assert [(one["model_name"], one["payload"]["mem_mb"], one["workers"], one["slots"]) for one in health] == [
+        ("m1", 3, 2, 4)
+    ]
     one = await queries.model_health("m1")
     assert [entry["seq"] for entry in one["history"]] == [3, 2, 1]
     assert one["status"] == "ok"
@@ -299,7 +329,13 @@ async def test_the_snapshot_is_of_one_checkpoint(connection: Connection, queries
     first = await log.prd(2, project=3)
     waiting = derived("waiting")
     created = e.JobCreated(
-        root_job_id=first[0], index=2, count=3, title="waits", task_type="code", role="Employee", depends_on=[first[0], first[1]],
+        root_job_id=first[0],
+        index=2,
+        count=3,
+        title="waits",
+        task_type="code",
+        role="Employee",
+        depends_on=[first[0], first[1]],
         concurrency_key="one at a time",
     )
     await log.do(waiting, c.CreateJob(created), project=3)
@@ -310,7 +346,9 @@ async def test_the_snapshot_is_of_one_checkpoint(connection: Connection, queries
         await project(connection, await log.all())  # while the snapshot is open
         rows = [row async for step in snapshot.jobs() for row in step]
     assert snapshot.epoch == EPOCH
-    open_then = {job["id"]: job for job in fold(await log.all(), snapshot.seq) if job["state"]["status"] in STATUSES[:3]}
+    open_then = {
+        job["id"]: job for job in fold(await log.all(), snapshot.seq) if job["state"]["status"] in STATUSES[:3]
+    }
     assert {row["id"] for row in rows} == set(open_then)
     for row in rows:
         assert (row["seq"], row["state"]) == (open_then[row["id"]]["seq"], open_then[row["id"]]["state"])

@@ -48,12 +48,17 @@ class JobMachine(RuleBasedStateMachine):
     """One job; ``head`` is what a handler that wrote everything knows, ``folded`` what its history says."""
 
     @initialize(
-        attempts=st.integers(1, 100), priority=st.integers(0, 9), delay=st.one_of(st.none(), SECONDS), deps=st.integers(0, 3), role=NAMES
+        attempts=st.integers(1, 100),
+        priority=st.integers(0, 9),
+        delay=st.one_of(st.none(), SECONDS),
+        deps=st.integers(0, 3),
+        role=NAMES,
     )
     def create(self, attempts: int, priority: int, delay: float | None, deps: int, role: str) -> None:
         self.clock = ManualClock()
         self.handler = JobHandler(MemoryEventStore(self.clock), self.clock, SystemIds())
         self.seq = 0
+        self.late: set[int] = set()
         self.folded: JobState | None = None
         created = e.JobCreated(
             root_job_id=JOB,
@@ -117,13 +122,15 @@ class JobMachine(RuleBasedStateMachine):
             assert event.attempt == before.attempt
         if isinstance(event, e.JobLateResultRejected):
             assert after.status is before.status
-            assert event.attempt not in before.late
+            assert event.attempt not in self.late
+            self.late.add(event.attempt)
         if isinstance(event, e.JobClaimed) and before.status is S.QUEUED and before.not_before is not None:
             assert parse_rfc3339(before.not_before) <= self.clock.now()
         if before.purge is not Purge.NONE:
             assert after.status is before.status
         if isinstance(event, e.ArchivePurgeRequested):
             assert before.status.closed
+            assert before.status is not S.SUBMITTED
             assert not before.held
             assert parse_rfc3339(str(before.retention_until)) <= self.clock.now()
         if isinstance(event, e.ArchivePurged):
@@ -160,9 +167,21 @@ class JobMachine(RuleBasedStateMachine):
     def unassign(self) -> None:
         self.ask(c.UnassignJob("model_offline"))
 
-    @rule(worker=NAMES, met=st.booleans(), key=st.one_of(st.none(), st.text("xyz-_", min_size=11, max_size=11)))
-    def claim(self, worker: str, met: bool, key: str | None) -> None:
-        self.ask(c.ClaimJob(worker, 10.0, "fallback", met), key)
+    @rule(
+        worker=NAMES,
+        met=st.booleans(),
+        pool=st.one_of(st.none(), NAMES),
+        key=st.one_of(st.none(), st.text("xyz-_", min_size=11, max_size=11)),
+    )
+    def claim(self, worker: str, met: bool, pool: str | None, key: str | None) -> None:
+        before = self.head.state
+        self.ask(c.ClaimJob(worker, 10.0, "fallback", met, pool is not None, pool), key)
+        if pool is not None and self.head.state.attempt > before.attempt:
+            assert before.model == pool
+
+    @rule(worker=NAMES)
+    def claim_the_offer(self, worker: str) -> None:
+        self.ask(c.ClaimJob(worker, 10.0, "fallback", True, True, self.head.state.model))
 
     @rule(attempt=ATTEMPTS, key=st.one_of(st.none(), st.text("xyz-_", min_size=11, max_size=11)))
     def stage(self, attempt: int | None, key: str | None) -> None:

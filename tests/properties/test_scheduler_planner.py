@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -35,6 +35,9 @@ def now(coro: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     raise AssertionError("it waited")
+
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 
 
 class PlannerMachine(RuleBasedStateMachine):
@@ -144,7 +147,11 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def judge(self, decision: Any) -> None:
         """No pool is given more than it may hold."""
-        if isinstance(decision, JobDecision) and isinstance(decision.command, c.AssignJob) and not decision.command.reoffer:
+        if (
+            isinstance(decision, JobDecision)
+            and isinstance(decision.command, c.AssignJob)
+            and not decision.command.reoffer
+        ):
             pool = self.bench.planner.agenda.pool(decision.command.model)
             assert pool.unclaimed <= max(1, pool.free) if pool.slots else pool.unclaimed <= policy.NEVER_SEEN_LIMIT
 
@@ -154,7 +161,13 @@ class PlannerMachine(RuleBasedStateMachine):
         fresh.load(now(FoldedSnapshot(bench.store).load()), bench.now)
         for (model, worker), beat in self.workers.items():
             payload = {"status": beat["status"]}
-            report = {"model": model, "worker_id": worker, "slots": beat["slots"], "interval_s": 10.0, "payload": payload}
+            report = {
+                "model": model,
+                "worker_id": worker,
+                "slots": beat["slots"],
+                "interval_s": 10.0,
+                "payload": payload,
+            }
             fresh.apply_heartbeat(report, bench.clock.now(), bench.now, age_s=bench.now - beat["at"])
             fresh.agenda.pool(model).heard = True
         fresh.lead(9, bench.clock.now(), bench.now)
@@ -176,11 +189,17 @@ class PlannerMachine(RuleBasedStateMachine):
             assert row.pending is None
         for name, pool in mine.agenda.pools.items():
             other_pool = fresh.agenda.pool(name)
-            assert (pool.slots, pool.busy, set(pool.assigned)) == (other_pool.slots, other_pool.busy, set(other_pool.assigned)), name
+            assert (pool.slots, pool.busy, set(pool.assigned)) == (
+                other_pool.slots,
+                other_pool.busy,
+                set(other_pool.assigned),
+            ), name
             assert pool.reserved == 0
-        held: Counter[tuple[int, str]] = Counter(row.key for row in mine.rows.values() if row.key and row.state.status != "QUEUED")
+        held: Counter[tuple[int, str]] = Counter(
+            row.key for row in mine.rows.values() if row.key and row.state.status != "QUEUED"
+        )
         assert held == {key: len(holders) for key, holders in mine.agenda.keys._holders.items()}
 
 
 TestPlannerMachine = PlannerMachine.TestCase
-TestPlannerMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestPlannerMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, phases=PHASES)

@@ -48,14 +48,24 @@ def test_g6_to_g10_hold_in_every_schedule(group: int, record_property: Any) -> N
     for seed in seeds(group):
         world = World(seed).run()
         judged += world.rounds_judged
-        kinds.update(recorded.subject.split(".")[4] for recorded in world.events if recorded.subject.startswith("aura.job."))
+        kinds.update(
+            recorded.subject.split(".")[4] for recorded in world.events if recorded.subject.startswith("aura.job.")
+        )
         if seed % 5 == 0:
             fold_equals_carried(world.events, seed)
     took = time.perf_counter() - began
     print(f"{len(seeds(group))} schedules, {len(seeds(group)) / took:.0f}/s, {judged} rounds judged, {dict(kinds)}")
     record_property("schedules_per_s", len(seeds(group)) / took)
     if len(seeds(group)) >= 100:  # the simulation really goes where it hurts
-        for kind in ("lease_expired", "late_result_rejected", "cancelled", "failed", "released", "unassigned", "retried"):
+        for kind in (
+            "lease_expired",
+            "late_result_rejected",
+            "cancelled",
+            "failed",
+            "released",
+            "unassigned",
+            "retried",
+        ):
             assert kinds[kind] > 0, kind
         assert judged > 50
 

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
-from aura.clock import Clock, SystemClock
+from aura.clock import Clock, SystemClock, parse_rfc3339
 from aura.commands.handler import Caller
 from aura.commands.service import CommandService, Policy, Ports
 from aura.config import Settings
@@ -37,6 +38,7 @@ from aura.log.output_memory import MemoryOutputBackend, memory_content_and_outpu
 from aura.log.store import Recorded
 
 DIRECTOR_KEY = "correct horse battery staple"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CALLER = Caller("user:test", "correlation", "causation")
 
 
@@ -68,8 +70,16 @@ class LiveOutput:
         self.drop: Callable[[OutputMessage], bool] = lambda _message: False
         append = backend.append
 
-        async def appended(subject: str, guard: str, expected: int, first: int, count: int, sealed: bytes) -> int:
-            seq = await append(subject, guard, expected, first, count, sealed)
+        async def appended(
+            subject: str,
+            guard: str,
+            expected: int,
+            first: int,
+            count: int,
+            sealed: bytes,
+            keys: tuple[str, ...] = (),
+        ) -> int:
+            seq = await append(subject, guard, expected, first, count, sealed, keys)
             self._push(OutputMessage(seq, subject, 0, first, count, sealed))
             return seq
 
@@ -124,6 +134,18 @@ class LogQueries:
                 row.update(status=state["status"], assigned_model=state.get("model"), seq=recorded.seq)
                 row.update(retention_until=state.get("retention_until"), updated_at=event["ts"])
         return sorted(rows.values(), key=lambda row: -int(row["seq"]))
+
+    async def resolve(self, time: str) -> int:
+        try:
+            at = parse_rfc3339(time)
+        except (ValueError, OverflowError):
+            raise InvalidRequest("as_of must be a sequence or an RFC 3339 time", field="as_of") from None
+        seq = 0
+        async for batch in self._store.read():
+            for recorded in batch:
+                if recorded.stored_at_ns <= (at - _EPOCH) // timedelta(microseconds=1) * 1_000:
+                    seq = recorded.seq
+        return seq
 
     async def list_jobs(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, as_of: int | None = None

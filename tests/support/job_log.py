@@ -70,7 +70,11 @@ class JobLog:
             routed = state.model if event.TYPE == "job.assigned" else None
             subject = subjects.job_event(project, job_id, event.TYPE, model=routed)
             seq = await self._append(
-                subject, subjects.job_guard(project, job_id), seq, event, {"project_id": project, "job_id": job_id},
+                subject,
+                subjects.job_guard(project, job_id),
+                seq,
+                event,
+                {"project_id": project, "job_id": job_id},
                 job_state.to_json(state),
             )
             self.jobs[job_id] = (project, state, seq)
@@ -82,7 +86,11 @@ class JobLog:
         for event in model.decide(state, command, now=self.clock.now()):
             state = model.evolve(state, event)
             seq = await self._append(
-                subjects.model_event(name, event.TYPE), subjects.model_guard(name), seq, event, {"model": name},
+                subjects.model_event(name, event.TYPE),
+                subjects.model_guard(name),
+                seq,
+                event,
+                {"model": name},
                 model.to_json(state),
             )
             self.models[name] = (state, seq)
@@ -102,7 +110,13 @@ class JobLog:
         return self.seq
 
     async def _append(
-        self, subject: str, guard: str | None, seq: int, event: e.Event, ids: dict[str, Any], state: dict[str, Any] | None
+        self,
+        subject: str,
+        guard: str | None,
+        seq: int,
+        event: e.Event,
+        ids: dict[str, Any],
+        state: dict[str, Any] | None,
     ) -> int:
         event_id = self._event_id()
         body = envelope.seal(event, event_id=event_id, stamp=self._stamp(), ids=ids, state=state)
@@ -114,7 +128,9 @@ class JobLog:
     async def assign(self, job_id: str) -> int:
         """By the scheduler, to the role's model."""
         state = self.jobs[job_id][1]
-        return await self.do(job_id, c.AssignJob(MODELS.get(state.role, "employee_ollama"), e.AssignReason(policy="test")))
+        return await self.do(
+            job_id, c.AssignJob(MODELS.get(state.role, "employee_ollama"), e.AssignReason(policy="test"))
+        )
 
     async def claim(self, job_id: str, worker: str = "w1") -> int:
         """By a worker."""
@@ -155,8 +171,13 @@ class JobLog:
     async def _wander_model(self) -> None:
         name = self.random.choice(list(MODELS.values()))
         command = self.random.choice(
-            (model.RegisterModel(slots=self.random.randint(1, 3)), model.ReportOnline(), model.PauseModel("director:1"),
-             model.ResumeModel("director:1"), model.ReportOffline("silent", rfc3339(self.clock.now())))
+            (
+                model.RegisterModel(slots=self.random.randint(1, 3)),
+                model.ReportOnline(),
+                model.PauseModel("director:1"),
+                model.ResumeModel("director:1"),
+                model.ReportOffline("silent", rfc3339(self.clock.now())),
+            )
         )
         try:
             await self.tell_model(name, command)
@@ -168,7 +189,10 @@ class JobLog:
         by = "director:1"
         if state.status in (JobStatus.QUEUED, JobStatus.ASSIGNED) and self.random.random() < 0.6:
             return pick(
-                (c.AssignJob(MODELS[state.role], e.AssignReason(policy="test"), override=True), c.ClaimJob("w1", 30.0, "m"))
+                (
+                    c.AssignJob(MODELS[state.role], e.AssignReason(policy="test"), override=True),
+                    c.ClaimJob("w1", 30.0, "m"),
+                )
             )
         if state.status is JobStatus.IN_PROGRESS and self.random.random() < 0.6:
             return pick(
@@ -181,11 +205,19 @@ class JobLog:
             )
         return pick(
             (
-                c.UnassignJob("offline"), c.ExpireLease(state.attempt, RETENTION_S, 1.0), c.ReleaseJob(None, 0.0),
-                c.CancelJob(by, RETENTION_S, "no longer wanted"), c.RetryJob(by, "again"), c.AcceptJob(by),
-                c.RejectJob(by, RETENTION_S, "bad"), c.ReprioritizeJob(by, self.random.randint(0, 9)),
-                c.HoldArchive(by), c.ReleaseHold(by), c.CompleteJob(True, RETENTION_S, attempt=1),
-                c.RequestPurge(by, "digest"), c.RecordPurge(by, 12, ("content", "output")),
+                c.UnassignJob("offline"),
+                c.ExpireLease(state.attempt, RETENTION_S, 1.0),
+                c.ReleaseJob(None, 0.0),
+                c.CancelJob(by, RETENTION_S, "no longer wanted"),
+                c.RetryJob(by, "again"),
+                c.AcceptJob(by),
+                c.RejectJob(by, RETENTION_S, "bad"),
+                c.ReprioritizeJob(by, self.random.randint(0, 9)),
+                c.HoldArchive(by),
+                c.ReleaseHold(by),
+                c.CompleteJob(True, RETENTION_S, attempt=1),
+                c.RequestPurge(by, "digest"),
+                c.RecordPurge(by, 12, ("content", "output")),
             )
         )
 

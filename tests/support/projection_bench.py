@@ -77,7 +77,9 @@ async def catch_up(conninfo: str, recorded: list[Recorded]) -> None:
     await service.log.reached(len(recorded))
     rate = len(recorded) / (time.perf_counter() - began)
     await service.stop()
-    print(f"catching up: {rate:,.0f} events/s, all projections; decoding alone {alone:,.0f}/s; ratio {rate / alone:.2f}")
+    print(
+        f"catching up: {rate:,.0f} events/s, all projections; decoding alone {alone:,.0f}/s; ratio {rate / alone:.2f}"
+    )
 
 
 async def live(conninfo: str, recorded: list[Recorded], done: int, rate: float) -> None:

@@ -59,7 +59,7 @@ async def write(writer: Writer, recorded: Sequence[Recorded], sizes: Iterable[in
     """Fold and commit; returns what was quarantined."""
     quarantined = []
     for batch in batches(recorded, sizes):
-        quarantined += await writer.commit(writer.fold(batch))
+        quarantined += await writer.commit(await writer.fold(batch))
     return quarantined
 
 

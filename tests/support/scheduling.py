@@ -56,7 +56,13 @@ class Bench:
         if (run_in := facts.pop("run_in", None)) is not None:
             facts["run_at"] = rfc3339(self.clock.now() + timedelta(seconds=run_in))
         for number in numbers:
-            base: dict[str, Any] = {"root_job_id": self.job_id(0), "index": 0, "count": 1, "title": "t", "task_type": "task"}
+            base: dict[str, Any] = {
+                "root_job_id": self.job_id(0),
+                "index": 0,
+                "count": 1,
+                "title": "t",
+                "task_type": "task",
+            }
             created = e.JobCreated(**{**base, "role": "Employee", "depends_on": depends_on, **facts})
             append = self.jobs.seal(project, self.job_id(number), created, evolve(None, created), USER, expected_seq=0)
             await self.store.append(append)
@@ -75,7 +81,13 @@ class Bench:
         await self.models.execute(name, command, USER)
 
     def beat(self, model: str = "alpha", worker: str = "w", slots: int = 1, status: str = "ok", **more: Any) -> bool:
-        report = {"model": model, "worker_id": worker, "slots": slots, "interval_s": 10.0, "payload": {"status": status}}
+        report = {
+            "model": model,
+            "worker_id": worker,
+            "slots": slots,
+            "interval_s": 10.0,
+            "payload": {"status": status},
+        }
         return self.planner.apply_heartbeat({**report, **more}, self.clock.now(), self.now)
 
     async def hear(self) -> None:

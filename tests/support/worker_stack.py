@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from aura.cli import compose
+from aura.cli import compose, keys
 from aura.commands.handler import Caller
+from aura.commands.results import reported
 from aura.config import Settings
 from aura.log import topology
 from aura.log.connection import Connection, connect
@@ -40,7 +41,8 @@ class WorkerStack:
         await topology.ensure(admin, self.at.clock, self.at.ids)
         await admin.close()
         self.connection = await connect(self.server.url, self.server.creds("gateway"), "gateway")
-        self.side = compose.command_side(self.at, self.connection)
+        kek = await keys.content_key(self.at.settings, self.connection, self.at.clock, self.at.ids)
+        self.side = compose.command_side(self.at, self.connection, kek)
         await self.start_commands()
 
     async def start_commands(self) -> None:
@@ -109,9 +111,11 @@ class WorkerStack:
         return "".join(record.get("chunk", "") for record in await self.output(job_id, attempt))
 
     async def part(self, job_id: str, part: Any) -> bytes:
-        found = await self.side.content.get(1, job_id, part)
-        assert found is not None
-        return found.plaintext
+        head = await self.side.service.jobs.head(job_id, consistent=True)
+        found = await reported(self.side.store, self.side.content, head)
+        text = found.error if part == "error" else found.details
+        assert text is not None
+        return text
 
     @asynccontextmanager
     async def working(self, handler: Handler, **options: Any) -> AsyncIterator[Worker]:

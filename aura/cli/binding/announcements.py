@@ -30,7 +30,11 @@ class Announcements:
     async def rebuilt(self, done: Rebuilt) -> None:
         """A projection was rebuilt and switched."""
         event = SystemProjectionRebuilt(
-            projection=done.projection, version=done.version, at_seq=done.seq, rows=done.rows, differences=done.differences
+            projection=done.projection,
+            version=done.version,
+            at_seq=done.seq,
+            rows=done.rows,
+            differences=done.differences,
         )
         await self._append(event)
 

@@ -18,6 +18,9 @@ class ReadModels:
         self._queries = queries
         self._store = store
 
+    async def resolve(self, time: str) -> int:
+        return await self._queries.resolve(time)
+
     async def list_jobs(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, as_of: int | None = None
     ) -> Page:

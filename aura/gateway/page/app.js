@@ -258,7 +258,7 @@ function timelineNode(event) {
   const item = el("li");
   const name = event.type.replace(/^job\./, "").replaceAll("_", " ").replaceAll(".", ": ");
   const facts = [
-    event.assigned_model && `to ${event.assigned_model}`,
+    event.type === "job.assigned" && `to ${event.assigned_model}`,
     event.worker_id && `worker ${event.worker_id}`,
     event.attempt && `attempt ${event.attempt}`,
     event.stage && `${event.stage}: ${event.status}`,

@@ -68,7 +68,12 @@ class Checker:
             assert job is not None
             self._judge(job, kind, event, recorded)
         job.seq = recorded.seq
-        _demand(event["state"]["status"] == job.status, "G8", f"carries {event['state']['status']}, is {job.status}", recorded)
+        _demand(
+            event["state"]["status"] == job.status,
+            "G8",
+            f"carries {event['state']['status']}, is {job.status}",
+            recorded,
+        )
         _demand(job.spent <= event["state"].get("max_attempts", 3), "G7", "more attempts than allowed", recorded)
         self._judge_key(job, job_id, recorded)
 
@@ -78,7 +83,12 @@ class Checker:
 
         def holds_lease() -> None:
             _demand(job.status == "IN_PROGRESS", "G6", f"{kind} without a lease, the job is {job.status}", recorded)
-            _demand(event["attempt"] == job.attempt, "G6", f"attempt {event['attempt']} reports, {job.attempt} is current", recorded)
+            _demand(
+                event["attempt"] == job.attempt,
+                "G6",
+                f"attempt {event['attempt']} reports, {job.attempt} is current",
+                recorded,
+            )
 
         ends = event.get("retention_until") is not None
         match kind:
@@ -97,8 +107,18 @@ class Checker:
                 only_from("QUEUED", "ASSIGNED")
                 if job.status == "QUEUED":
                     self._demand_dependencies(job, recorded)
-                _demand(event["attempt"] == job.attempt + 1, "G6", f"attempt {event['attempt']} after {job.attempt}", recorded)
-                job.status, job.attempt, job.worker, job.not_before = "IN_PROGRESS", event["attempt"], event["worker_id"], None
+                _demand(
+                    event["attempt"] == job.attempt + 1,
+                    "G6",
+                    f"attempt {event['attempt']} after {job.attempt}",
+                    recorded,
+                )
+                job.status, job.attempt, job.worker, job.not_before = (
+                    "IN_PROGRESS",
+                    event["attempt"],
+                    event["worker_id"],
+                    None,
+                )
             case "job.stage_changed":
                 holds_lease()
             case "job.completed":
@@ -137,7 +157,9 @@ class Checker:
                 only_from(*OPEN)
                 if event.get("reason") == "dependency_failed":
                     wanted = job.created.get("depends_on", [])
-                    _demand(any(self.jobs[dep].was_failed for dep in wanted), "G8", "no dependency ever failed", recorded)
+                    _demand(
+                        any(self.jobs[dep].was_failed for dep in wanted), "G8", "no dependency ever failed", recorded
+                    )
                 job.status = "CANCELLED"
             case "job.retried":
                 only_from("FAILED", "CANCELLED", "SUBMITTED")
@@ -161,7 +183,12 @@ class Checker:
         for wanted in job.created.get("depends_on", []):
             status = self.jobs[wanted].status if wanted in self.jobs else "unknown"
             # An assignment by hand overrides the job's dependencies once and for all (``deps`` of the state is 0 afterwards).
-            _demand(status == "COMPLETED" or job.overridden, "G8", f"started while dependency {wanted} is {status}", recorded)
+            _demand(
+                status == "COMPLETED" or job.overridden,
+                "G8",
+                f"started while dependency {wanted} is {status}",
+                recorded,
+            )
 
     def _judge_key(self, job: SeenJob, job_id: str, recorded: Recorded) -> None:
         key = job.created.get("concurrency_key")

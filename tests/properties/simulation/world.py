@@ -16,7 +16,8 @@ from aura.scheduler.agenda import AGAIN
 from aura.scheduler.rows import Decision, JobDecision
 from tests.properties.simulation.checker import Checker, SeenJob, Violation
 from tests.properties.simulation.loop import Loop, pause, sleep
-from tests.properties.simulation.nodes import Operator, Pool, Scheduler, Worker
+from tests.properties.simulation.nodes import Pool, Scheduler, Worker
+from tests.properties.simulation.operator import Operator
 
 BASE = datetime(2026, 1, 1, tzinfo=UTC)
 ROLE_MODELS = {"Employee": "alpha", "Validator": "beta", "Either": "alpha"}
@@ -161,7 +162,9 @@ class World:
         self.checker = Checker(keys_exclusive=calm)
         self.pools = {model: Pool(self, model) for model in self.models}
         self.schedulers = [Scheduler(self, f"scheduler{i}") for i in range(rng.choice((1, 2)))]
-        self.workers = [Worker(self, f"w{i}", self.models[i % 2], rng.choice((1, 2, 3))) for i in range(rng.choice((2, 3)))]
+        self.workers = [
+            Worker(self, f"w{i}", self.models[i % 2], rng.choice((1, 2, 3))) for i in range(rng.choice((2, 3)))
+        ]
         self.operator = Operator(self, "operator")
         self.job_ids: list[str] = []
         self.rounds_judged = 0
@@ -344,7 +347,8 @@ class World:
         taken = {
             (job.created["project_id"], job.created.get("concurrency_key"))
             for job_id, job in known.jobs.items()
-            if job.status in ("ASSIGNED", "IN_PROGRESS") or (rows.get(job_id) is not None and rows[job_id].pending is not None)
+            if job.status in ("ASSIGNED", "IN_PROGRESS")
+            or (rows.get(job_id) is not None and rows[job_id].pending is not None)
         }
         prefix = self.events[: scheduler.planner.seq]
         registered = {r.subject.split(".")[2] for r in prefix if r.subject.endswith(".registered")}
@@ -366,7 +370,9 @@ class World:
                 row = rows.get(other_id)
                 if row is None or row.pending is not None or (AGAIN, other_id) in agenda.timers:
                     continue
-                raise Violation(f"priority: {job_id} ({job.priority}) went to {model} before {other_id} ({other.priority})")
+                raise Violation(
+                    f"priority: {job_id} ({job.priority}) went to {model} before {other_id} ({other.priority})"
+                )
 
 
 def _may_run(job: SeenJob, model: str, registered: set[str]) -> bool:

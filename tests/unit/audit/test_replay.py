@@ -33,7 +33,8 @@ async def test_lines_are_the_stored_bytes_with_seq_in_front() -> None:
 
 async def test_a_window_by_sequence_and_subject() -> None:
     log = await made()
-    lines = [orjson.loads(one) async for one in replay(log.store, clock=ManualClock(), from_seq=4, to_seq=9, subject="aura.job.*.*.claimed")]
+    window = replay(log.store, clock=ManualClock(), from_seq=4, to_seq=9, subject="aura.job.*.*.claimed")
+    lines = [orjson.loads(one) async for one in window]
     assert [one["type"] for one in lines] == ["job.claimed"] * len(lines)
     assert all(4 <= one["seq"] <= 9 for one in lines)
     assert lines
@@ -44,8 +45,7 @@ async def test_a_window_by_time_includes_both_ends() -> None:
     stored = await log.all()
     at = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=one.stored_at_ns // 1000) for one in stored]
     lines = [
-        orjson.loads(one)["seq"]
-        async for one in replay(log.store, clock=ManualClock(), from_time=at[2], to_time=at[5])
+        orjson.loads(one)["seq"] async for one in replay(log.store, clock=ManualClock(), from_time=at[2], to_time=at[5])
     ]
     assert lines == [3, 4, 5, 6]
     late = replay(log.store, clock=ManualClock(), from_time=at[-1] + timedelta(seconds=1))
@@ -73,5 +73,9 @@ async def test_an_impossible_speed_is_refused(speed: float) -> None:
 
 
 def test_g17_a_body_that_is_no_object_is_told_as_raw() -> None:
-    assert orjson.loads(line(Recorded(3, "aura.system.x", 0, b"rubbish"))) == {"seq": 3, "subject": "aura.system.x", "raw": "cnViYmlzaA=="}
+    assert orjson.loads(line(Recorded(3, "aura.system.x", 0, b"rubbish"))) == {
+        "seq": 3,
+        "subject": "aura.system.x",
+        "raw": "cnViYmlzaA==",
+    }
     assert orjson.loads(line(Recorded(3, "aura.system.x", 0, b"{}"))) == {"seq": 3}

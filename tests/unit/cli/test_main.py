@@ -14,7 +14,6 @@ import click
 import pytest
 
 from aura import errors
-from aura.cli import keys
 from aura.cli.api import problem_error
 from aura.cli.feeds import end_of
 from aura.cli.main import COMMANDS, aura, exit_code, main
@@ -23,7 +22,6 @@ from aura.cli.output import safe, show_one, show_rows
 from aura.cli.tail import matches, subject_of
 from aura.commands.wire import problem
 from aura.errors import AuraError
-from aura.ids import SystemIds
 
 JOB = "0199c000-0000-7000-8000-000000000001"
 
@@ -174,16 +172,6 @@ def test_the_end_of_a_job() -> None:
     assert end_of({"type": "job.completed"}) == "COMPLETED"
     assert end_of({"type": "job.failed"}) is None
     assert end_of({"type": "job.failed", "retention_until": "2027-01-01T00:00:00Z"}) == "FAILED"
-
-
-def test_the_content_key_is_made_once_and_private(tmp_path: Path) -> None:
-    key = keys.content_key(tmp_path, SystemIds())
-    assert len(key) == 32
-    assert keys.content_key(tmp_path, SystemIds()) == key
-    assert (tmp_path / "keys" / "kek").stat().st_mode & 0o777 == 0o600
-    (tmp_path / "keys" / "kek").write_bytes(b"short")
-    with pytest.raises(errors.ConfigError, match="backup"):
-        keys.content_key(tmp_path, SystemIds())
 
 
 def test_lazy_modules_exist() -> None:

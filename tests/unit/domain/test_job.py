@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aura.clock import rfc3339
 from aura.domain import job_commands as c
@@ -27,7 +27,14 @@ def at(seconds: float) -> str:
 
 
 def created(**changes: Any) -> e.JobCreated:
-    facts: dict[str, Any] = {"root_job_id": JOB, "index": 0, "count": 1, "title": "t", "task_type": "task", "role": "Employee"}
+    facts: dict[str, Any] = {
+        "root_job_id": JOB,
+        "index": 0,
+        "count": 1,
+        "title": "t",
+        "task_type": "task",
+        "role": "Employee",
+    }
     return e.JobCreated(**{**facts, **changes})
 
 
@@ -107,7 +114,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "reprioritize": ("!", "job.reprioritized", "job.reprioritized", "job.reprioritized", "!", "!", "!", "!"),
     "hold": ("!", "!", "!", "!", "archive.held", "archive.held", "archive.held", "archive.held"),
     "release_hold": ("!", "!", "!", "!", "-", "-", "-", "-"),
-    "purge": ("!", "!", "!", "!", *["archive.purge_requested"] * 4),
+    "purge": ("!", "!", "!", "!", "archive.purge_requested", "!", *["archive.purge_requested"] * 2),
     "record_purge": ("!",) * 8,
 }
 
@@ -141,7 +148,13 @@ def test_the_table_is_exhaustive() -> None:
 
 def test_created_leads_to_queued() -> None:
     state = given(created(priority=2, max_attempts=5, run_at=LATER, depends_on=[JOB, JOB]))
-    assert (state.status, state.priority, state.max_attempts, state.not_before, state.deps) == (JobStatus.QUEUED, 2, 5, LATER, 2)
+    assert (state.status, state.priority, state.max_attempts, state.not_before, state.deps) == (
+        JobStatus.QUEUED,
+        2,
+        5,
+        LATER,
+        2,
+    )
 
 
 def test_assigned_remembers_the_pool_and_that_the_job_was_ready() -> None:
@@ -181,6 +194,14 @@ def test_a_queued_job_is_not_claimed_before_its_time_or_its_dependencies() -> No
     with pytest.raises(Conflict, match="depends"):
         decide(STATES["QUEUED"], c.ClaimJob("w2", 10, "alpha", dependencies_met=False), now=NOW)
     assert decide(STATES["ASSIGNED"], c.ClaimJob("w2", 10, "alpha", dependencies_met=False), now=NOW)
+
+
+def test_an_offer_of_a_pool_claims_only_what_is_assigned_to_that_pool() -> None:
+    for status, pool in (("QUEUED", "alpha"), ("ASSIGNED", "beta")):
+        with pytest.raises(Conflict):
+            decide(STATES[status], c.ClaimJob("w2", 10, "x", offered=True, pool=pool), now=NOW)
+    for offered, pool in ((True, "alpha"), (True, None), (False, "beta")):
+        assert decide(STATES["ASSIGNED"], c.ClaimJob("w2", 10, "x", offered=offered, pool=pool), now=NOW)
 
 
 def test_g6_every_attempt_has_a_higher_number() -> None:
@@ -233,7 +254,13 @@ def test_failed_goes_back_to_the_queue_while_attempts_remain() -> None:
     [event] = decide(state, c.FailJob("x", True, 60, 7), now=NOW)
     assert event == e.JobFailed(attempt=1, error_code="x", retryable=True, next_run_at=at(7))
     state = evolve(state, event)
-    assert (state.status, state.spent, state.not_before, state.worker, state.model) == (JobStatus.QUEUED, 1, at(7), None, None)
+    assert (state.status, state.spent, state.not_before, state.worker, state.model) == (
+        JobStatus.QUEUED,
+        1,
+        at(7),
+        None,
+        None,
+    )
     state = evolve(state, e.JobClaimed(worker_id="w1", attempt=2, lease_ttl_s=10))
     [event] = decide(state, c.FailJob("x", True, 60, 7), now=NOW)
     assert isinstance(event, e.JobFailed)
@@ -314,6 +341,12 @@ def test_g15_nothing_is_purged_before_its_retention_ends() -> None:
     with pytest.raises(Forbidden):
         decide(state, COMMANDS["purge"], now=NOW)
     assert decide(state, COMMANDS["purge"], now=NOW + timedelta(seconds=1))
+
+
+def test_g15_what_waits_for_a_verdict_is_not_purged() -> None:
+    with pytest.raises(Conflict, match="verdict"):
+        decide(STATES["SUBMITTED"], COMMANDS["purge"], now=NOW)
+    assert decide(given(created(), CLAIMED, SUBMITTED, e.JobAccepted(by="user:a")), COMMANDS["purge"], now=NOW)
 
 
 @pytest.mark.parametrize("name", ["retry", "accept", "reject", "hold"])

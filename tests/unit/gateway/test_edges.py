@@ -15,7 +15,6 @@ from aura.errors import Forbidden, InvalidRequest
 from aura.gateway import accept, bodies, security
 from aura.gateway.frames import Frame, event_json, sse_event, ws_text
 from aura.gateway.log_pages import LogPages
-from aura.gateway.reads import seq_at
 from aura.gateway.ring import Ring
 from aura.gateway.trie import SubjectTrie, check_pattern, matches
 from aura.log.memory import MemoryEventStore
@@ -241,15 +240,6 @@ async def _log(count: int) -> tuple[MemoryEventStore, ManualClock]:
         await store.append(Append("aura.system.x", None, 0, str(number), b'{"n":%d}' % number))
         clock.advance(1)
     return store, clock
-
-
-async def test_a_time_means_the_last_event_stored_until_then() -> None:
-    store, _ = await _log(20)
-    first = await store.get(1)
-    assert first is not None
-    second = 1_000_000_000
-    for seconds, expected in ((-1, 0), (0, 1), (0.5, 1), (7, 8), (100, 20)):
-        assert await seq_at(store, first.stored_at_ns + int(seconds * second), 1, 20) == expected
 
 
 async def test_a_page_of_the_log_is_read_once_for_everybody() -> None:

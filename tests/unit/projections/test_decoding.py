@@ -17,7 +17,13 @@ def recorded(subject: str, body: object) -> Recorded:
 
 
 def created(**changed: object) -> dict[str, object]:
-    return {"type": "job.created", "v": 1, "ts": "2026-01-01T00:00:00.000000Z", "actor": "anonymous", "state": {"v": 1}} | changed
+    return {
+        "type": "job.created",
+        "v": 1,
+        "ts": "2026-01-01T00:00:00.000000Z",
+        "actor": "anonymous",
+        "state": {"v": 1},
+    } | changed
 
 
 def test_a_good_event_has_no_poison() -> None:

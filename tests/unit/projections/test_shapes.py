@@ -11,7 +11,15 @@ STATUSES = ("queued", "assigned", "in_progress", "submitted", "completed", "fail
 
 def prd_row(**counts: int) -> dict[str, object]:
     base = dict.fromkeys(STATUSES, 0) | counts
-    return {"root_job_id": "r", "project_id": 1, "title": "t", "count": sum(base.values()), "created_at": "c", "first_seq": 1, **base}
+    return {
+        "root_job_id": "r",
+        "project_id": 1,
+        "title": "t",
+        "count": sum(base.values()),
+        "created_at": "c",
+        "first_seq": 1,
+        **base,
+    }
 
 
 @pytest.mark.parametrize(

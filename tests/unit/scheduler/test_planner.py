@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aura.domain import job_commands as c
@@ -10,6 +12,7 @@ from aura.domain.job_state import JobStatus
 from aura.events.catalogue import AssignReason
 from aura.scheduler.agenda import EVENT_LIMIT
 from aura.scheduler.rows import Fate, JobDecision, ModelDecision
+from aura.scheduler.snapshot import FoldedSnapshot
 from tests.support.scheduling import Bench
 
 
@@ -566,15 +569,42 @@ async def test_a_new_leader_trusts_a_model_that_was_online_until_it_should_have_
 
 
 async def test_g17_an_unreadable_event_leaves_its_job_alone_and_nobody_else(bench: Bench) -> None:
-    from dataclasses import replace
-
     bench.beat(slots=9)
     await bench.submit(1, 2)
     await bench.submit(3, depends_on=[1])
     await bench.hear()
     last = bench.store._events[-1]
     bench.planner.apply(
-        replace(last, seq=last.seq + 1, subject=f"aura.job.1.{bench.job_id(1)}.assigned.alpha", body=b'{"state":{"v":1}}'), 0.0
+        replace(
+            last, seq=last.seq + 1, subject=f"aura.job.1.{bench.job_id(1)}.assigned.alpha", body=b'{"state":{"v":1}}'
+        ),
+        0.0,
     )
     assert bench.planner.poisoned == [last.seq + 1]
     assert bench.assigned(bench.plan()) == [2]
+
+
+async def test_g17_a_snapshot_from_the_log_leaves_an_unreadable_job_out(bench: Bench) -> None:
+    await bench.submit(1, 2)
+    bench.store._events[0] = replace(bench.store._events[0], body=b"rubbish")
+    await bench.restart()
+    assert list(bench.planner.rows) == [bench.job_id(2)]
+
+
+async def test_a_snapshot_holds_what_the_log_says(bench: Bench) -> None:
+    await bench.submit(3, depends_on=[1, 2], concurrency_key="k", timeout_s=5.0)
+    await bench.submit(1, run_in=100)
+    await bench.submit(2)
+    await bench.submit(4)
+    await bench.ask(1, c.CancelJob("user:a", 60))
+    await bench.ask(2, c.CancelJob("user:a", 60))
+    await bench.ask(2, c.RetryJob("user:a"))
+    await bench.ask(4, c.AssignJob("alpha", AssignReason(policy="manual"), override=True))
+    data = await FoldedSnapshot(bench.store).load()
+    jobs = {int(job.job_id[-12:]): job for job in data.jobs}
+    assert list(jobs) == [3, 2, 4]  # in line by when they were created
+    assert jobs[3].unmet_deps == (bench.job_id(1), bench.job_id(2))
+    assert jobs[3].failed_deps == (bench.job_id(1),)
+    assert (jobs[3].concurrency_key, jobs[3].timeout_s) == ("k", 5.0)
+    assert jobs[4].assigned_by == "manual"
+    assert (data.seq, data.epoch) == (len(bench.store._events), "memory")

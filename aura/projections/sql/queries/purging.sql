@@ -1,2 +1,4 @@
--- purging: jobs whose erasure was requested and not yet recorded; a command service resumes them when it starts.
-SELECT id, project_id, seq FROM read.archives WHERE purge = 'requested' ORDER BY id LIMIT %(limit)s
+-- purging: jobs whose erasure was requested and not yet recorded, page by page; a command service resumes them.
+SELECT id, project_id, seq FROM read.archives
+ WHERE purge = 'requested' AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
+ ORDER BY id LIMIT %(limit)s

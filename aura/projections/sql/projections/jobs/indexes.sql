@@ -4,7 +4,6 @@ CREATE INDEX job_facts_root ON {schema}.job_facts (root_job_id, idx);
 CREATE INDEX job_facts_subject ON {schema}.job_facts (project_id, subject) WHERE subject IS NOT NULL;
 CREATE INDEX job_states_kind ON {schema}.job_states (kind, created_seq);
 CREATE INDEX job_states_project_kind ON {schema}.job_states (project_id, kind, created_seq);
-CREATE INDEX job_states_finished ON {schema}.job_states (finished_seq) WHERE finished_seq IS NOT NULL;
 CREATE INDEX prds_newest ON {schema}.prds (first_seq);
 CREATE INDEX prds_project ON {schema}.prds (project_id, first_seq);
 -- Finds rare texts in titles; frequent ones are found by looking at the newest jobs.

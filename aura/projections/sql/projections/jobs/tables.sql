@@ -52,6 +52,7 @@ CREATE TABLE {schema}.job_states (
     queued_at       timestamptz,
     assigned_at     timestamptz,
     claimed_at      timestamptz,
+    assigned_by     text,                   -- the policy of the last assignment
     finished_at     timestamptz,
     finished_seq    bigint,
     error_code      text,

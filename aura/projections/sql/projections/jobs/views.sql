@@ -11,7 +11,7 @@ CREATE VIEW read.jobs AS
            s.stage_status, coalesce(f.depends_on, '{}') AS depends_on, f.session_id, f.max_attempts,
            f.timeout_s, f.queue_timeout_s, f.run_at, f.concurrency_key, f.input_bytes, f.actor AS created_by,
            s.status, s.model AS assigned_model, s.worker, s.attempt, s.spent, s.not_before, s.lease_ttl_s,
-           s.retention_until, s.held, s.purge, f.created_at, s.queued_at, s.assigned_at, s.claimed_at, s.finished_at,
+           s.retention_until, s.held, s.purge, f.created_at, s.queued_at, s.assigned_at, s.assigned_by, s.claimed_at, s.finished_at,
            s.updated_at, s.error_code, s.status_reason, s.result_bytes, s.result_digest, s.output_count, s.events,
            f.created_seq, s.seq
       FROM {schema}.job_facts f

@@ -7,14 +7,14 @@ WITH input AS MATERIALIZED (
            coalesce(i.attempt, 0) AS attempt, coalesce(i.spent, 0) AS spent, coalesce(i.priority, 5) AS priority,
            i.not_before, i.lease_ttl_s, i.retention_until, coalesce(i.held, false) AS held,
            coalesce(i.purge, 'none') AS purge, i.events, i.seq, i.updated_at, i.queued_at, i.assigned_at, i.claimed_at,
-           i.finished_at, i.finished_seq, i.error_code, i.status_reason, i.result_bytes, i.result_digest, i.output_count,
+           i.assigned_by, i.finished_at, i.finished_seq, i.error_code, i.status_reason, i.result_bytes, i.result_digest, i.output_count,
            i.stage_status, i.stage_reset, i.state
       FROM json_to_recordset(%(rows)s::json) AS i(
         id uuid, project_id integer, created_seq bigint, root_job_id uuid, role text, kind integer, status text, model text,
         worker text, attempt integer, spent integer, priority smallint, not_before timestamptz,
         lease_ttl_s double precision, retention_until timestamptz, held boolean, purge text, events integer, seq bigint,
         updated_at timestamptz, queued_at timestamptz, assigned_at timestamptz, claimed_at timestamptz,
-        finished_at timestamptz, finished_seq bigint, error_code text, status_reason text, result_bytes bigint,
+        assigned_by text, finished_at timestamptz, finished_seq bigint, error_code text, status_reason text, result_bytes bigint,
         result_digest text, output_count bigint, stage_status jsonb, stage_reset boolean, state text)
 ), old AS MATERIALIZED (
     SELECT s.id, s.project_id, s.root_job_id, s.role, s.status, s.model, s.kind
@@ -24,7 +24,7 @@ WITH input AS MATERIALIZED (
     INSERT INTO {schema}.job_states
     SELECT id, project_id, created_seq, root_job_id, role, kind, status, model, worker, attempt, spent, priority, not_before,
            lease_ttl_s, retention_until, held, purge, events, seq, updated_at, queued_at, assigned_at, claimed_at,
-           nullif(finished_at, '-infinity'), nullif(finished_seq, 0), nullif(error_code, ''), nullif(status_reason, ''),
+           assigned_by, nullif(finished_at, '-infinity'), nullif(finished_seq, 0), nullif(error_code, ''), nullif(status_reason, ''),
            nullif(result_bytes, -1), nullif(result_digest, ''), nullif(output_count, -1), coalesce(stage_status, '{}'), state
       FROM input WHERE created_seq IS NOT NULL ORDER BY created_seq
 ), changed AS (
@@ -36,6 +36,7 @@ WITH input AS MATERIALIZED (
            queued_at = coalesce(i.queued_at, s.queued_at),
            assigned_at = coalesce(i.assigned_at, s.assigned_at),
            claimed_at = coalesce(i.claimed_at, s.claimed_at),
+           assigned_by = coalesce(i.assigned_by, s.assigned_by),
            finished_at = nullif(coalesce(i.finished_at, s.finished_at), '-infinity'),
            finished_seq = nullif(coalesce(i.finished_seq, s.finished_seq), 0),
            error_code = nullif(coalesce(i.error_code, s.error_code), ''),
