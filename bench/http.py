@@ -20,11 +20,13 @@ class _Line(asyncio.Protocol):
         self._buffer = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
+        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionError("the gateway closed the connection"))
 
@@ -65,10 +67,12 @@ class Http:
         self._free: deque[_Line] = deque()
 
     async def _line(self) -> _Line:
-        if self._free:
-            return self._free.pop()
-        _, line = await asyncio.get_running_loop().create_connection(_Line, *self._address)
-        return line
+        while self._free:
+            line = self._free.pop()
+            if not line.closed:  # the gateway closes idle connections
+                return line
+        _, fresh = await asyncio.get_running_loop().create_connection(_Line, *self._address)
+        return fresh
 
     async def _ask(self, request: bytes) -> Any:
         line = await self._line()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -144,7 +144,7 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-async def follow(url: str, path: str, query: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def follow(url: str, path: str, query: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     """One WebSocket's messages until it ends. Raises ``Unavailable`` when it cannot be opened or breaks, else as HTTP would."""
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -43,19 +44,22 @@ class _Pauses:
         await asyncio.sleep(min(_MOST_PAUSE_S, _FIRST_PAUSE_S * 2.0**self.failures))
 
 
-async def lifecycle(url: str, since: int | None = None, last: int | None = None) -> AsyncIterator[dict[str, Any]]:
+async def lifecycle(
+    url: str, since: int | None = None, last: int | None = None
+) -> AsyncGenerator[dict[str, Any], None]:
     """Every event of the log as the gateway tells it, for ever. Raises what the first connection raises."""
     cursor, connected, pauses = since, False, _Pauses()
     while True:
         query = {"since": cursor} if cursor is not None else {"last": last}
         try:
-            async for event in follow(url, "/ws/events", query):
-                connected, pauses.failures = True, 0
-                if event.get("type") == "reset":
-                    tell(f"aura: the log was reset ({event.get('reason')}); some events may be missing here")
-                if isinstance(seq := event.get("seq"), int):
-                    cursor = max(cursor or 0, seq)
-                yield event
+            async with aclosing(follow(url, "/ws/events", query)) as events:
+                async for event in events:
+                    connected, pauses.failures = True, 0
+                    if event.get("type") == "reset":
+                        tell(f"aura: the log was reset ({event.get('reason')}); some events may be missing here")
+                    if isinstance(seq := event.get("seq"), int):
+                        cursor = max(cursor or 0, seq)
+                    yield event
             connected = True
         except Unavailable as error:
             if not connected:
@@ -63,23 +67,24 @@ async def lifecycle(url: str, since: int | None = None, last: int | None = None)
             await pauses.wait(error)
 
 
-async def one_job(url: str, job_id: str) -> AsyncIterator[dict[str, Any]]:
+async def one_job(url: str, job_id: str) -> AsyncGenerator[dict[str, Any], None]:
     """A job's events and output from the start, each once, until nobody reads on. Raises what the first connection raises."""
     seen_seq, next_i, connected, pauses = 0, dict[int, int](), False, _Pauses()
     while True:
         try:
-            async for message in follow(url, f"/ws/job/{quote(job_id, safe='')}", {}):
-                connected, pauses.failures = True, 0
-                i, attempt = message.get("i"), message.get("attempt", 0)
-                if isinstance(i, int):
-                    if i < next_i.get(attempt, 0):
-                        continue
-                    next_i[attempt] = i + 1
-                elif isinstance(seq := message.get("seq"), int):
-                    if seq <= seen_seq:
-                        continue
-                    seen_seq = seq
-                yield message
+            async with aclosing(follow(url, f"/ws/job/{quote(job_id, safe='')}", {})) as messages:
+                async for message in messages:
+                    connected, pauses.failures = True, 0
+                    i, attempt = message.get("i"), message.get("attempt", 0)
+                    if isinstance(i, int):
+                        if i < next_i.get(attempt, 0):
+                            continue
+                        next_i[attempt] = i + 1
+                    elif isinstance(seq := message.get("seq"), int):
+                        if seq <= seen_seq:
+                            continue
+                        seen_seq = seq
+                    yield message
             if connected:
                 return  # the server has nothing more to say: 1000
             connected = True

@@ -25,7 +25,7 @@ def jobs() -> None:
 @click.option("--role", help="Only this role.")
 @click.option("--model", help="Only this model.")
 @click.option("-q", "--query", "q", help="Words of the title.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most this many.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most this many.")
 @client_options
 def ls(url: str | None, data: Path | None, output: Format, **filters: Any) -> None:
     """Jobs, newest first."""

@@ -6,6 +6,7 @@ Data goes to stdout, talk to stderr. Exit codes come from the error's class, in 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -80,12 +81,23 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it, but a reader that went away (``aura events tail | head``) is no failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), 1
+            )  # nothing more can be said, also not by the interpreter's last flush
+            return 0
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="aura-orchestra", prog_name="aura")
 def aura() -> None:
     """Aura Orchestra: submit work, watch every step live, prove afterwards what happened.
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from aura import config
+from aura.errors import Unavailable
 from aura.running import running
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,10 +37,16 @@ def client_options(command: F) -> F:
 
 
 def gateway_url(url: str | None, data: Path | None) -> str:
-    """Flag > ``AURA_URL`` > the ``aura up`` that runs on the data folder > ``http://127.0.0.1:8000``."""
+    """Flag > ``AURA_URL`` > the ``aura up`` that runs on the data folder > ``http://127.0.0.1:8000``.
+
+    Raises ``Unavailable`` when a data folder was named on which nothing runs: another system would answer for it.
+    """
     named = url or os.environ.get("AURA_URL", "").strip()
     if named:
         return named.rstrip("/")
     settings = config.load({"data_dir": data})
     state = running(settings.data_dir) or {}
-    return str((state.get("gateway") or {}).get("url") or DEFAULT_URL).rstrip("/")
+    found = (state.get("gateway") or {}).get("url")
+    if found is None and data is not None:
+        raise Unavailable(f"no `aura up` runs on {data}: start one, or name a gateway with --url")
+    return str(found or DEFAULT_URL).rstrip("/")

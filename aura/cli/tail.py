@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Any
 
 import click
@@ -85,9 +86,10 @@ def _brief(value: object) -> str:
 
 async def tail_events(url: str, pattern: str, since: int | None, last: int | None, output: Format) -> None:
     """Follow for ever."""
-    async for event in lifecycle(url, since, last):
-        if "seq" in event and matches(pattern, subject_of(event)):
-            _show(event, output)
+    async with aclosing(lifecycle(url, since, last)) as events:
+        async for event in events:
+            if "seq" in event and matches(pattern, subject_of(event)):
+                _show(event, output)
 
 
 def tail_stored(url: str, pattern: str, since: int | None, last: int | None, output: Format) -> None:

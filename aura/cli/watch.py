@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -102,16 +103,17 @@ class PrdWatch:
     async def run(self, since: int) -> bool:
         """Until every task has ended; whether all are COMPLETED."""
         try:
-            async for event in lifecycle(self._url, since):
-                task = self.tasks.get(event.get("job_id", ""))
-                if task is None or "seq" not in event:
-                    continue
-                task.take(event, self.now_s())
-                self._on_event(task, event)
-                if event["type"] == "job.claimed" and task.job_id not in self._readers:
-                    self._readers[task.job_id] = asyncio.create_task(self._read(task))
-                if all(task.ended for task in self.tasks.values()):
-                    break
+            async with aclosing(lifecycle(self._url, since)) as events:
+                async for event in events:
+                    task = self.tasks.get(event.get("job_id", ""))
+                    if task is None or "seq" not in event:
+                        continue
+                    task.take(event, self.now_s())
+                    self._on_event(task, event)
+                    if event["type"] == "job.claimed" and task.job_id not in self._readers:
+                        self._readers[task.job_id] = asyncio.create_task(self._read(task))
+                    if all(task.ended for task in self.tasks.values()):
+                        break
             # Output of the last task may still be on its way; its feed ends by itself.
             if self._readers:
                 await asyncio.wait(self._readers.values(), timeout=2)
@@ -122,8 +124,8 @@ class PrdWatch:
         return all(task.status == "COMPLETED" for task in self.tasks.values())
 
     async def _read(self, task: Task) -> None:
-        async with self._room:
-            async for message in one_job(self._url, task.job_id):
+        async with self._room, aclosing(one_job(self._url, task.job_id)) as messages:
+            async for message in messages:
                 match message.get("type"):
                     case "job.stream":
                         self._on_lines(task, task.add(message["chunk"]))
@@ -195,23 +197,24 @@ def tree(watch: PrdWatch) -> Tree:
 async def watch_job(url: str, job_id: str, output: Format) -> int:
     """One job to its end: output on stdout, talk on stderr (or every message as JSON). Exit code 0 only for COMPLETED."""
     status = ""
-    async for message in one_job(url, job_id):
-        kind = message.get("type", "")
-        if output != "table":
-            (write_json if output == "json" else write_line)(message)
-        elif kind == "job.stream":
-            click.echo(safe(message["chunk"]), nl=False)
-        elif kind == "job.log":
-            tell(safe(f"[{message['level']}] {message['line']}"))
-        elif kind == "job.progress":
-            tell(safe(f"{message['percent']:.0f} % {message.get('step', '')}"))
-        elif "seq" in message:
-            tell(
-                safe(f"{kind} {message.get('error_code') or message.get('reason') or ''}")
-                if kind != "job.assigned"
-                else kind
-            )
-        if (ended := end_of(message)) is not None:
-            status = ended
-            break
+    async with aclosing(one_job(url, job_id)) as messages:
+        async for message in messages:
+            kind = message.get("type", "")
+            if output != "table":
+                (write_json if output == "json" else write_line)(message)
+            elif kind == "job.stream":
+                click.echo(safe(message["chunk"]), nl=False)
+            elif kind == "job.log":
+                tell(safe(f"[{message['level']}] {message['line']}"))
+            elif kind == "job.progress":
+                tell(safe(f"{message['percent']:.0f} % {message.get('step', '')}"))
+            elif "seq" in message:
+                tell(
+                    safe(f"{kind} {message.get('error_code') or message.get('reason') or ''}")
+                    if kind != "job.assigned"
+                    else kind
+                )
+            if (ended := end_of(message)) is not None:
+                status = ended
+                break
     return 0 if status == "COMPLETED" else 1

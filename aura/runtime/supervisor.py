@@ -34,6 +34,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -59,6 +60,9 @@ from aura.runtime.state import RUN_VARIABLE, RuntimeState
 _log = logging.getLogger("aura.runtime")
 _READY_S = 120.0
 _HOUSEKEEPING_S = 5.0
+#: Looks in a row at an unhealthy nats-server before it is started again, and the free disk it takes to try.
+_SICK_LOOKS = 3
+_HEAL_FREE_BYTES = 64 * 1024 * 1024
 #: Ends of one component before the first ready that make a start fail.
 _HOPELESS = 4
 
@@ -110,6 +114,7 @@ class Supervisor:
         self._checking: asyncio.Task[None] | None = None
         self._topology_known = False
         self._adopts = False
+        self._sick_looks = 0
         self._state = RuntimeState(self._data, SystemIds())
 
     @property
@@ -338,6 +343,20 @@ class Supervisor:
                 turn_over(path)
             if self._adopts:
                 end_orphans()
+            await self._heal_nats()
+
+    async def _heal_nats(self) -> None:
+        """A store that met a full or broken disk stays refused until its server starts anew, also when the disk is well again
+        (its ``/healthz`` says so): three looks in a row, then it is started again. What it acknowledged was flushed before."""
+        if self._nats is None or self._nats.child is None or not self._nats.monitor_port:
+            return
+        status = await http_status("127.0.0.1", self._nats.monitor_port, "/healthz")
+        self._sick_looks = self._sick_looks + 1 if status is not None and status >= 500 else 0
+        if self._sick_looks < _SICK_LOOKS or shutil.disk_usage(self._data).free < _HEAL_FREE_BYTES:
+            return
+        self._sick_looks = 0
+        self._notify(Notice("nats", "ended", "its store is not healthy; starting it again"))
+        self._nats.child.signal(signal.SIGKILL)
 
     def _write_state(self) -> None:
         if self._adopts:

@@ -8,7 +8,7 @@ from pathlib import Path
 FAST = [folder for folder in ("tests/unit/domain", "tests/unit/events") if list(Path(folder).glob("test_*.py"))]
 
 if importlib.util.find_spec("pytest"):
-    options = ["-p", "no:cacheprovider", "--timeout=120", "-v", "--color=no"]
+    options = ["-p", "no:cacheprovider", "--timeout=120", "-q", "--color=no"]
     sys.exit(subprocess.run([sys.executable, "-m", "pytest", *options, *FAST]).returncode)
 
 print("pytest is not installed: importing every module instead", flush=True)

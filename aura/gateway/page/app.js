@@ -99,12 +99,25 @@ let drawing = false;
 function draw() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => { drawing = false; showRunning(); drawCounts(); drawList(); drawDetail(); });
+  requestAnimationFrame(() => { drawing = false; showRunning(); refreshCounts(); drawList(); drawDetail(); });
+}
+
+// The list holds the newest jobs only, so the counts come from the read models: once a second at most, and only after events.
+let counts = {};
+let countsDue = null;
+function refreshCounts() {
+  countsDue ??= setTimeout(async () => {
+    try {
+      const answer = await fetch("/stats");
+      if (answer.ok) counts = (await answer.json()).counts;
+    } finally {
+      countsDue = null;
+      drawCounts();
+    }
+  }, 1000);
 }
 
 function drawCounts() {
-  const counts = {};
-  for (const job of jobs.values()) counts[job.status] = (counts[job.status] ?? 0) + 1;
   $("counts").replaceChildren(...Object.keys(WORDS).filter((status) => counts[status]).map((status) => {
     const item = el("li", status);
     item.append(`${SIGNS[status]} ${WORDS[status]} `, el("b", "", counts[status]));
