@@ -136,7 +136,10 @@ async def test_explain_names_the_holder_of_a_concurrency_key_and_why_a_job_ended
     async with system.projector(), system.gateway() as http:
         first, second, free = await _submit(http, 3, max_attempts=1)
         keyed = await _submit(http, 2, concurrency_key="k")
-        assert (await http.post(f"/jobs/{keyed[0]}/claim", json="w")).status_code == 200
+        claimed = await http.post(f"/jobs/{keyed[0]}/claim", json="w")
+        assert claimed.status_code == 200
+        # The holder is another job: explaining this one does not wait for it.
+        assert (await http.get(f"/jobs/{keyed[0]}?min_seq={claimed.json()['seq']}")).status_code == 200
         answer = (await http.get(f"/jobs/{keyed[1]}/explain")).json()
         busy = next(reason for reason in answer["reasons"] if reason["code"] == "concurrency_key_busy")
         assert busy["job_id"] == keyed[0]
