@@ -99,7 +99,10 @@ def test_no_gateway_exits_6_and_says_how_to_start_one(capsys: pytest.CaptureFixt
 
 def test_the_gateway_is_found_by_flag_environment_then_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AURA_URL", raising=False)
-    assert gateway_url(None, tmp_path) == DEFAULT_URL
+    monkeypatch.setenv("AURA_DATA_DIR", str(tmp_path))
+    assert gateway_url(None, None) == DEFAULT_URL
+    with pytest.raises(errors.Unavailable, match="no `aura up` runs on"):
+        gateway_url(None, tmp_path)  # a named folder never talks to somebody else's system
     monkeypatch.setenv("AURA_URL", "http://there:1/")
     assert gateway_url(None, tmp_path) == "http://there:1"
     assert gateway_url("http://flag:2", tmp_path) == "http://flag:2"
