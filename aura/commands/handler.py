@@ -14,7 +14,7 @@ A caller that got ``Unavailable`` does not know the outcome and repeats with the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aura.clock import Clock, rfc3339
@@ -158,36 +158,3 @@ class JobHandler:
         new = JobHead(head.project, head.job_id, seq, job_state.placed(state, seq))
         self.heads.put(new)
         return Outcome(new, seq, event)
-
-    async def execute_batch(
-        self, decided: Sequence[tuple[JobHead, JobCommand]], caller: Caller
-    ) -> list[Outcome | None]:
-        """Commands on distinct jobs whose heads the caller knows (the scheduler's round), as one atomic batch.
-
-        A job whose command is refused or that moved on in the meantime yields ``None``; when somebody was first anywhere, the
-        rest is appended one by one. Raises ``Unavailable``.
-        """
-        now = self.clock.now()
-        outcomes: list[Outcome | None] = [None] * len(decided)
-        ready: list[tuple[int, JobHead, JobEvent, JobState, Append]] = []
-        for index, (head, command) in enumerate(decided):
-            try:
-                events = decide(head.state, command, now=now)
-            except Refused:
-                continue
-            if events:
-                append, state = self.prepare(head, events[0], caller)
-                ready.append((index, head, events[0], state, append))
-        try:
-            seqs = await self.store.append_batch([append for *_, append in ready]) if ready else []
-            for (index, head, event, state, _), seq in zip(ready, seqs, strict=True):
-                outcomes[index] = self.committed(head, event, state, seq)
-        except WrongExpectedSequence:
-            for index, head, event, state, append in ready:
-                try:
-                    seq = await self.store.append(append)
-                except WrongExpectedSequence:
-                    self.heads.forget(head.job_id)
-                    continue
-                outcomes[index] = self.committed(head, event, state, seq)
-        return outcomes

@@ -260,10 +260,6 @@ class ModelHeartbeat(BaseModel):
     roles: Annotated[list[Role], Field(max_length=8)] = []
 
 
-class Nothing(Request):
-    """An empty body."""
-
-
 def stored_json(value: Any, field: str) -> bytes:
     """``value`` as JSON that can be stored and read back. Raises ``InvalidRequest`` naming ``field``."""
     try:

@@ -150,18 +150,5 @@ async def test_a_state_of_another_version_is_folded(bench: Bench) -> None:
     assert head.seq == claimed.seq + 1
 
 
-async def test_a_round_of_assignments_skips_who_moved_on(bench: Bench) -> None:
-    """G9: a batch decided on heads that changed in the meantime assigns the others and nothing twice."""
-    second = JOB.replace("1", "2")
-    await bench.create(second)
-    heads = [await bench.here.head(job) for job in (JOB, second)]
-    await bench.handler().execute(second, c.CancelJob(by="user:ada", retention_s=1), CALLER)
-    round_ = [(head, c.AssignJob(model="m", reason=AssignReason(policy="t"), term=1)) for head in heads]
-    outcomes = await bench.here.execute_batch(round_, CALLER)
-    assert outcomes[0] is not None
-    assert outcomes[1] is None
-    assert (await bench.types()).count("job.assigned") == 1
-
-
 def _where() -> subjects.Subject:
     return subjects.parse(f"aura.job.1.{JOB}.created")
