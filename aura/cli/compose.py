@@ -259,10 +259,10 @@ class Gateway(_Composed):
         from aura.cli.binding.next_job import PoolNext, claims_finder
         from aura.cli.binding.queries import ReadModels
         from aura.cli.keys import content_key
+        from aura.gateway.api.job_output import JobOutput
         from aura.gateway.context import GatewayContext
-        from aura.gateway.hub import Hub
-        from aura.gateway.job_output import JobOutput
         from aura.gateway.limits import Limits
+        from aura.gateway.live.hub import Hub
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
         from aura.log.connection import RawSubscription

@@ -14,13 +14,14 @@ from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aura.errors import NotFound
-from aura.gateway import openapi, reads, security
+from aura.gateway import security
+from aura.gateway.api import openapi, reads
+from aura.gateway.api.endpoint import Endpoint
+from aura.gateway.api.forms import query
+from aura.gateway.api.routes import ENDPOINTS
 from aura.gateway.context import Gateway, GatewayContext
 from aura.gateway.edge import Edge
-from aura.gateway.endpoint import Endpoint
-from aura.gateway.forms import query
-from aura.gateway.live import Sockets, Streams, no_such_socket
-from aura.gateway.routes import ENDPOINTS
+from aura.gateway.live.shells import Sockets, Streams, no_such_socket
 from aura.gateway.site import page_routes
 
 log = structlog.get_logger("aura.gateway")

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from aura.clock import Clock
 from aura.config import Settings
 from aura.errors import Overloaded
-from aura.gateway.hub import Hub
+from aura.gateway.api.log_pages import LogPages
 from aura.gateway.limits import Limits
-from aura.gateway.log_pages import LogPages
+from aura.gateway.live.hub import Hub
+from aura.gateway.live.taps import OutputTaps
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import Check, Commands, Explain, HealthFeed, NextJob, OutputReader, Queries
-from aura.gateway.taps import OutputTaps
 from aura.ids import IdSource
 from aura.log.ports import ContentStore
 from aura.log.store import EventStore

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aura.clock import Clock
 from aura.errors import InvalidRequest
-from aura.gateway import problems, security
+from aura.gateway import security
+from aura.gateway.api import problems
 from aura.gateway.metrics import Metrics
 from aura.ids import IdSource
 

@@ -22,9 +22,9 @@ from aura.config import refuse_open_bind
 from aura.errors import AuraError, ConfigError
 from aura.gateway.app import create_app
 from aura.gateway.context import GatewayContext
-from aura.gateway.heartbeats import note_of
+from aura.gateway.live.heartbeats import note_of
+from aura.gateway.live.sockets import protocols
 from aura.gateway.ports import MakeTail, Stop, Tail
-from aura.gateway.sockets import protocols
 from aura.log.store import Recorded
 
 log = structlog.get_logger("aura.gateway")

@@ -17,8 +17,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from aura.commands.handler import Caller
-from aura.gateway import sockets
 from aura.gateway.limits import Limits
+from aura.gateway.live import sockets
 from aura.gateway.ports import Row
 from tests.support.gateway import World, make_world, receive, running
 

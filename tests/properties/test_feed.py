@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aura.clock import ManualClock
-from aura.gateway.feed import Cursor, Feed, FromLog, FromRing, GoLive, LogView, Reset
-from aura.gateway.frames import Frame
-from aura.gateway.hub import EVERYTHING, Hub
 from aura.gateway.limits import Limits
+from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, LogView, Reset
+from aura.gateway.live.frames import Frame
+from aura.gateway.live.hub import EVERYTHING, Hub
+from aura.gateway.live.outlet import Wire
+from aura.gateway.live.trie import matches
 from aura.gateway.metrics import Metrics
-from aura.gateway.outlet import Wire
-from aura.gateway.trie import matches
 from aura.log.store import LogIdentity, Recorded
 
 SUBJECTS = ("aura.system.x", "aura.job.1.a.created", "aura.job.1.b.created")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aura.gateway.job_feed import JobFeed, Message
+from aura.gateway.live.job_feed import JobFeed, Message
 
 Shown = tuple[str, int, int]
 """``("record", attempt, i)`` or ``("event", seq, 0)``."""

@@ -23,10 +23,10 @@ from aura.commands.service import CommandService, Policy, Ports
 from aura.config import Settings
 from aura.domain.job_state import JobStatus
 from aura.errors import AuraError, InvalidRequest
+from aura.gateway.api.job_output import JobOutput
 from aura.gateway.context import GatewayContext
-from aura.gateway.hub import Hub
-from aura.gateway.job_output import JobOutput
 from aura.gateway.limits import Limits
+from aura.gateway.live.hub import Hub
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import JobFilter, Page, Row
 from aura.gateway.server import GatewayService

@@ -12,11 +12,12 @@ from starlette.requests import Request
 
 from aura.clock import ManualClock
 from aura.errors import Forbidden, InvalidRequest
-from aura.gateway import accept, bodies, security
-from aura.gateway.frames import Frame, event_json, sse_event, ws_text
-from aura.gateway.log_pages import LogPages
-from aura.gateway.ring import Ring
-from aura.gateway.trie import SubjectTrie, check_pattern, matches
+from aura.gateway import security
+from aura.gateway.api import accept, bodies
+from aura.gateway.api.log_pages import LogPages
+from aura.gateway.live.frames import Frame, event_json, sse_event, ws_text
+from aura.gateway.live.ring import Ring
+from aura.gateway.live.trie import SubjectTrie, check_pattern, matches
 from aura.log.memory import MemoryEventStore
 from aura.log.store import Append, Recorded
 

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from aura.clock import ManualClock
-from aura.gateway import job_output
-from aura.gateway.job_output import JobOutput, Subscription
+from aura.gateway.api import job_output
+from aura.gateway.api.job_output import JobOutput, Subscription
 from aura.ids import SystemIds
 from aura.log import sealing
 from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, SealedOutput

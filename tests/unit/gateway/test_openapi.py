@@ -8,10 +8,10 @@ import orjson
 from openapi_spec_validator import validate
 from starlette.routing import Route, WebSocketRoute
 
+from aura.gateway.api.openapi import STREAMS, build
+from aura.gateway.api.routes import ENDPOINTS
 from aura.gateway.app import create_app
 from aura.gateway.edge import Edge
-from aura.gateway.openapi import STREAMS, build
-from aura.gateway.routes import ENDPOINTS
 from tests.support.gateway import make_world
 
 #: Routes that are not an API: the page and the API's own description.

@@ -6,10 +6,10 @@ import orjson
 import pytest
 
 from aura.clock import ManualClock
-from aura.gateway.frames import Frame, Note, event_json, sse_event
-from aura.gateway.heartbeats import MAX_BYTES, note_of
+from aura.gateway.live.frames import Frame, Note, event_json, sse_event
+from aura.gateway.live.heartbeats import MAX_BYTES, note_of
+from aura.gateway.live.taps import flat_record
 from aura.gateway.ports import OutputMessage
-from aura.gateway.taps import flat_record
 from aura.log.store import Recorded
 
 JOB = "0199c0de-0000-7000-8000-000000000000"

@@ -16,12 +16,12 @@ import structlog
 
 from aura.errors import AuraError, Unavailable
 from aura.events import subjects
+from aura.gateway.api.forms import JobLiveQuery
 from aura.gateway.context import Gateway
-from aura.gateway.forms import JobLiveQuery
-from aura.gateway.frames import Frame, sse_event
-from aura.gateway.job_feed import JobFeed, Message
-from aura.gateway.outlet import Ending, Outlet
-from aura.gateway.taps import OutputFrame, shown
+from aura.gateway.live.frames import Frame, sse_event
+from aura.gateway.live.job_feed import JobFeed, Message
+from aura.gateway.live.outlet import Ending, Outlet
+from aura.gateway.live.taps import OutputFrame, shown
 
 log = structlog.get_logger("aura.gateway")
 #: Pause before storage is asked again after it did not answer.

@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from aura.errors import InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
-from aura.gateway.commands import json
+from aura.gateway.api.commands import json
+from aura.gateway.api.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
 from aura.gateway.ports import JobFilter, Page, Row
 
 #: ``/models/health`` shows models heard of in the last five minutes.

@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from aura.events import subjects
-from aura.gateway.frames import Note
-from aura.gateway.hub import Hub
-from aura.gateway.job_feed import Message
+from aura.gateway.live.frames import Note
+from aura.gateway.live.hub import Hub
+from aura.gateway.live.job_feed import Message
 from aura.gateway.ports import OutputMessage, OutputReader, Stop
 
 _NOTHING = object()

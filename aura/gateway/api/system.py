@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aura.errors import AuraError
-from aura.gateway.commands import json
+from aura.gateway.api.commands import json
+from aura.gateway.api.forms import VerboseQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.forms import VerboseQuery, query
 from aura.gateway.metrics import CONTENT_TYPE
 
 log = structlog.get_logger("aura.gateway")

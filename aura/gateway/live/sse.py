@@ -11,7 +11,7 @@ import asyncio
 
 from starlette.types import Receive, Send
 
-from aura.gateway.outlet import Wire
+from aura.gateway.live.outlet import Wire
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -11,8 +11,8 @@ from aura.commands import requests as r
 from aura.domain.job_state import JobStatus
 from aura.errors import InvalidRequest
 from aura.events.subjects import MAX_PROJECT
-from aura.gateway.feed import MAX_SEQ
-from aura.gateway.trie import check_pattern
+from aura.gateway.live.feed import MAX_SEQ
+from aura.gateway.live.trie import check_pattern
 
 Q = TypeVar("Q", bound=BaseModel)
 

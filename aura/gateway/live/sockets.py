@@ -25,7 +25,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from aura.gateway.limits import Limits
-from aura.gateway.outlet import Ending, Wire
+from aura.gateway.live.outlet import Ending, Wire
 
 #: Seconds between our close frame and cutting the connection of a client that does not answer it.
 CLOSE_WAIT_S = 2.0

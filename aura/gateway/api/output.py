@@ -21,12 +21,12 @@ from aura.domain.job_state import Purge
 from aura.errors import NotFound
 from aura.events import subjects
 from aura.events.subjects import OutputKind
-from aura.gateway import accept
-from aura.gateway.commands import json
+from aura.gateway.api import accept
+from aura.gateway.api.commands import json
+from aura.gateway.api.forms import NoQuery, OutputQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.forms import NoQuery, OutputQuery, query
+from aura.gateway.live.taps import flat_record
 from aura.gateway.ports import OutputMessage
-from aura.gateway.taps import flat_record
 
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]")
 Render = Callable[[dict[str, Any]], bytes]

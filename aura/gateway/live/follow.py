@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aura.gateway.context import Gateway
-from aura.gateway.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
-from aura.gateway.frames import Frame, reset_note
-from aura.gateway.hub import EVERYTHING, Group
-from aura.gateway.outlet import Outlet
-from aura.gateway.trie import matches
+from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
+from aura.gateway.live.frames import Frame, reset_note
+from aura.gateway.live.hub import EVERYTHING, Group
+from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.trie import matches
 
 
 async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns: tuple[str, ...]) -> Group | None:

@@ -31,13 +31,13 @@ import structlog
 from aura.clock import Clock
 from aura.errors import Unavailable
 from aura.events.subjects import LOG_SUBJECTS
-from aura.gateway.feed import LogView
-from aura.gateway.frames import Frame, Note, reset_note
 from aura.gateway.limits import Limits
+from aura.gateway.live.feed import LogView
+from aura.gateway.live.frames import Frame, Note, reset_note
+from aura.gateway.live.outlet import Ending, Outlet, Wire
+from aura.gateway.live.ring import Ring
+from aura.gateway.live.trie import SubjectTrie
 from aura.gateway.metrics import Metrics
-from aura.gateway.outlet import Ending, Outlet, Wire
-from aura.gateway.ring import Ring
-from aura.gateway.trie import SubjectTrie
 from aura.log.store import LogIdentity, Recorded
 
 log = structlog.get_logger("aura.gateway")

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from aura.commands import requests as r
-from aura.gateway import accept, commands, forms, history, output, reads, system
-from aura.gateway import answers as a
-from aura.gateway.endpoint import Answer, Endpoint, Handler, Kind
+from aura.gateway.api import accept, commands, forms, history, output, reads, system
+from aura.gateway.api import answers as a
+from aura.gateway.api.endpoint import Answer, Endpoint, Handler, Kind
 from aura.gateway.metrics import CONTENT_TYPE
 
 Shape = type[BaseModel] | dict[str, Any]

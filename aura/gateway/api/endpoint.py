@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aura.gateway.api.forms import NoQuery
 from aura.gateway.context import Gateway
-from aura.gateway.forms import NoQuery
 
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
 Kind = Literal["command", "read", "wait", "free"]

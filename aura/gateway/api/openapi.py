@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from aura.gateway import answers, problems
-from aura.gateway.endpoint import Answer, Endpoint
-from aura.gateway.forms import JobLiveQuery, LiveQuery
+from aura.gateway.api import answers, problems
+from aura.gateway.api.endpoint import Answer, Endpoint
+from aura.gateway.api.forms import JobLiveQuery, LiveQuery
 
 _PARAM = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"

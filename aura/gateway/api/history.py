@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from aura.errors import InvalidRequest
 from aura.events import subjects
-from aura.gateway import accept
+from aura.gateway.api import accept
+from aura.gateway.api.forms import EventsQuery, JobEventsQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.forms import EventsQuery, JobEventsQuery, query
-from aura.gateway.frames import event_json
+from aura.gateway.live.frames import event_json
 from aura.log.store import Recorded
 
 CLOUDEVENTS = "application/cloudevents-batch+json"

@@ -6,7 +6,7 @@ Invariant: it holds exactly the sequences ``first … head`` (nothing when ``fir
 
 from __future__ import annotations
 
-from aura.gateway.frames import Frame
+from aura.gateway.live.frames import Frame
 
 
 class Ring:

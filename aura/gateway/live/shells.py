@@ -17,16 +17,16 @@ from starlette.websockets import WebSocket
 
 from aura.errors import InvalidRequest, Unavailable
 from aura.events import subjects
-from aura.gateway import problems
+from aura.gateway.api import problems
+from aura.gateway.api.forms import JobLiveQuery, LiveQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.feed import Cursor
-from aura.gateway.follow import follow_log
-from aura.gateway.follow_job import follow_job
-from aura.gateway.forms import JobLiveQuery, LiveQuery, query
-from aura.gateway.hub import EVERYTHING
-from aura.gateway.outlet import Ending, Outlet
-from aura.gateway.sockets import OUTLET, WebSocketOutlet
-from aura.gateway.sse import SseOutlet
+from aura.gateway.live.feed import Cursor
+from aura.gateway.live.follow import follow_log
+from aura.gateway.live.follow_job import follow_job
+from aura.gateway.live.hub import EVERYTHING
+from aura.gateway.live.outlet import Ending, Outlet
+from aura.gateway.live.sockets import OUTLET, WebSocketOutlet
+from aura.gateway.live.sse import SseOutlet
 
 log = structlog.get_logger("aura.gateway")
 

@@ -20,10 +20,10 @@ from aura.commands import requests as r
 from aura.commands.handler import Caller
 from aura.errors import AuraError, Forbidden, InvalidRequest
 from aura.events import subjects
-from aura.gateway import bodies, problems
+from aura.gateway.api import bodies, problems
+from aura.gateway.api.endpoint import Handler
+from aura.gateway.api.forms import BulkDryRun, Next
 from aura.gateway.context import Gateway
-from aura.gateway.endpoint import Handler
-from aura.gateway.forms import BulkDryRun, Next
 from aura.gateway.ports import JobFilter
 
 ANONYMOUS = "anonymous"

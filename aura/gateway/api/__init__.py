@@ -1,0 +1,1 @@
+"""Request and answer: one route table, its handlers, its documentation."""
