@@ -20,9 +20,6 @@ from aura.errors import Unavailable
 
 Connection = AsyncConnection[dict[str, Any]]
 
-#: Channel on which a committed checkpoint is announced; the payload is ``<epoch>:<seq>``.
-CHANNEL = "aura_projected"
-
 #: Session settings of every connection. JIT costs more than any of our queries.
 _OPTIONS = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=iso_8601 -c jit=off"
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "connect_timeout": 10}

@@ -57,14 +57,13 @@ class Queries:
             reconnect_timeout=30.0,
             name="aura-queries",
         )
-        self._progress = Progress(conninfo, self.checkpoint)
+        self._progress = Progress(self.checkpoint)
         self._has_trigrams: bool | None = None
         self._listing = Listing(self._run, self._try, clock, searchable=self._searchable)
 
     async def start(self) -> None:
         """Open the pool; does not wait for Postgres (queries say ``Unavailable`` until it answers)."""
         await self._pool.open(wait=False)
-        await self._progress.start()
 
     async def stop(self) -> None:
         """Close everything. Safe twice."""

@@ -46,6 +46,9 @@ _PRUNE_S = 60.0
 #: How long a commit under way may take when we are asked to stop.
 _LAST_COMMIT_S = 5.0
 _BACKOFF_S = (0.05, 2.0)
+#: From the beginning of one small commit to the next. An event after a quiet moment is committed at once; in a steady trickle a
+#: commit takes what came in this time, which at 400 events a second halves what the read models cost.
+PACE_S = 0.003
 
 #: ``(code, severity, entity)``: how the composition root is asked to append ``system.alert_raised``.
 Alert = Callable[[str, str, str], Awaitable[None]]
@@ -162,7 +165,6 @@ class Runner:
                 live,
                 epoch=(self._identity or await self._source.identity()).epoch,
                 decode=self._following.decode,
-                announce=not self._following.forgetful,
             )
             await self._set("leading")
             await self._advanced(writer.seq)
@@ -214,11 +216,13 @@ class Runner:
                     continue
                 if self._clock.monotonic_s() - self._ticked_s > _TICK_S:
                     await self._tick(writer)
+                began_s = self._clock.monotonic_s()
                 committing = self._committing = asyncio.create_task(writer.commit(batch))
                 if len(feed) <= LIVE_BATCH:
                     # Keeping up: commit at once; what arrives meanwhile is the next batch.
                     await self._settle(writer, committing)
                     committing = None
+                    await asyncio.sleep(max(0.0, began_s + PACE_S - self._clock.monotonic_s()))
         finally:
             filling.cancel()
             if committing is not None:

@@ -97,13 +97,11 @@ class Writer:
         *,
         epoch: str,
         decode: Callable[[Recorded], LogEvent],
-        announce: bool = False,
     ) -> None:
         self.connection = connection
         self.versions = list(versions)
         self._epoch = epoch
         self._decode = decode
-        self._announce = announce
         self._generation = 0
         self._pipeline = Pipeline(connection)
 
@@ -167,7 +165,7 @@ class Writer:
     async def _transact(self, batch: Batch) -> None:
         """Checkpoints first: they are locked and compared before any row is written, so that what a projector that was
         overtaken would write again is never mistaken for poison."""
-        statements = [self._advance([folded.version for folded in batch.folded], batch.last, announce=self._announce)]
+        statements = [self._advance([folded.version for folded in batch.folded], batch.last)]
         for folded in batch.folded:
             statements += _statements(folded)
         if not any(write.copy for folded in batch.folded for write in folded.writes):
@@ -178,7 +176,7 @@ class Writer:
             for folded in batch.folded:
                 await self._copies(folded)
 
-    def _advance(self, moving: Sequence[Version], last: Recorded, *, announce: bool = False) -> Statement:
+    def _advance(self, moving: Sequence[Version], last: Recorded) -> Statement:
         left = [{"name": one.name, "version": one.version, "status": one.status, "seq": one.seq} for one in moving]
         params = {
             "versions": orjson.dumps(left).decode(),
@@ -186,7 +184,6 @@ class Writer:
             "seq": last.seq,
             "sha256": sha256(last.body),
             "stored_ns": last.stored_at_ns,
-            "announce": announce,
         }
         return sql.text("projections/advance"), params
 

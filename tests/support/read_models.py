@@ -66,7 +66,7 @@ async def write(writer: Writer, recorded: Sequence[Recorded], sizes: Iterable[in
 async def project(connection: Connection, recorded: Sequence[Recorded]) -> list[Version]:
     """Everything into the live versions, from their checkpoint on."""
     found = await live_versions(connection)
-    writer = Writer(connection, found, epoch=EPOCH, decode=decode, announce=True)
+    writer = Writer(connection, found, epoch=EPOCH, decode=decode)
     await write(writer, [one for one in recorded if one.seq > writer.seq])
     return found
 
