@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 import uuid
 from typing import Protocol
 
 #: Namespace of every derived id. Stable for ever: changing it would break idempotency across versions.
 AURA_NAMESPACE = uuid.UUID("6f1c1b1e-7b0a-5c55-9d6e-0a5a0c0de0a1")
+
+_TAILS = "64Q"
 
 
 class IdSource(Protocol):
@@ -31,6 +34,7 @@ class SystemIds:
     def __init__(self) -> None:
         self._last_ms = 0
         self._counter = 0
+        self._tails: list[int] = []
 
     def uuid7(self) -> str:
         ms = time.time_ns() // 1_000_000
@@ -43,7 +47,9 @@ class SystemIds:
         else:
             self._counter = 0
         self._last_ms = ms
-        tail = int.from_bytes(os.urandom(8))
+        if not self._tails:  # one system call for many ids
+            self._tails.extend(struct.unpack(_TAILS, os.urandom(struct.calcsize(_TAILS))))
+        tail = self._tails.pop()
         variant = 0x8000 | (tail >> 50)
         return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7{self._counter:03x}-{variant:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
 
