@@ -24,95 +24,14 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from aura import setting_values as values
 from aura.errors import ConfigError
 from aura.running import running
 
+DEFAULT_ROLE_MODELS = values.DEFAULT_ROLE_MODELS
 ENV_PREFIX = "AURA_"
 CONFIG_FILE = "aura.toml"
-#: Authentication modes that the gateway implements. Another value is refused, never read as "none".
-AUTH_MODES = ("none",)
-#: Model of every role that is not mapped; ``*=model`` in ``AURA_ROLE_MODELS`` replaces it.
-ANY_ROLE = "*"
-DEFAULT_ROLE_MODELS: Mapping[str, str] = MappingProxyType(
-    {
-        "Employee": "employee_ollama",
-        "Validator": "validator_service",
-        "Auditor": "auditor_service",
-        ANY_ROLE: "employee_ollama",
-    }
-)
 _MASK = "********"
-_NAME_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
-
-
-def _text(raw: object) -> str:
-    if not isinstance(raw, str) or "\0" in raw:
-        raise ValueError("must be text")
-    return raw.strip()
-
-
-def _optional(raw: object) -> str | None:
-    return _text(raw) or None
-
-
-def _path(raw: object) -> Path:
-    return Path(_text(str(raw))).expanduser().absolute()
-
-
-def _optional_path(raw: object) -> Path | None:
-    return _path(raw) if str(raw).strip() else None
-
-
-def _whole(least: int, most: int) -> Callable[[object], int]:
-    def parse(raw: object) -> int:
-        try:
-            value = int(str(raw))
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        if not least <= value <= most:
-            raise ValueError(f"must be between {least} and {most}")
-        return value
-
-    return parse
-
-
-def _optional_whole(least: int, most: int) -> Callable[[object], int | None]:
-    parse = _whole(least, most)
-    return lambda raw: parse(raw) if str(raw).strip() else None
-
-
-def _choice(*allowed: str) -> Callable[[object], str]:
-    def parse(raw: object) -> str:
-        value = _text(raw).lower()
-        if value not in allowed:
-            raise ValueError("must be one of " + ", ".join(allowed))
-        return value
-
-    return parse
-
-
-def _list(raw: object) -> tuple[str, ...]:
-    parts = raw if isinstance(raw, list | tuple) else _text(raw).split(",")
-    return tuple(stripped for part in parts if (stripped := _text(part)))
-
-
-def parse_role_models(raw: object) -> Mapping[str, str]:
-    """``Employee=employee_ollama,Validator=…`` (or a TOML table) over the defaults; ``*`` is every other role."""
-    if isinstance(raw, Mapping):
-        pairs = [(str(role), str(model)) for role, model in raw.items()]
-    else:
-        pairs = []
-        for part in _list(raw):
-            role, equals, model = part.partition("=")
-            if not equals:
-                raise ValueError(f"{part!r} is not Role=model")
-            pairs.append((role.strip(), model.strip()))
-    merged = dict(DEFAULT_ROLE_MODELS)
-    for role, model in pairs:
-        if not role or not 1 <= len(model) <= 64 or not _NAME_CHARS.issuperset(model):
-            raise ValueError(f"{role!r}: {model!r} is not a model name (1 to 64 of A-Z a-z 0-9 _ -)")
-        merged[role] = model
-    return MappingProxyType(merged)
 
 
 def _about(doc: str, parse: Callable[[object], object], *, secret: bool = False) -> dict[str, Any]:
@@ -124,56 +43,84 @@ class Settings:
     """Resolved configuration. Make one with :func:`load`; ``repr`` never shows a secret."""
 
     nats_url: str | None = field(
-        default=None, repr=False, metadata=_about("NATS server; unset: the embedded one", _optional, secret=True)
+        default=None, repr=False, metadata=_about("NATS server; unset: the embedded one", values.optional, secret=True)
     )
     nats_creds: Path | None = field(
         default=None,
-        metadata=_about("NATS credentials (.creds), or a folder with one <component>.creds each", _optional_path),
+        metadata=_about("NATS credentials (.creds), or a folder with one <component>.creds each", values.optional_path),
     )
     database_url: str | None = field(
-        default=None, repr=False, metadata=_about("Postgres; unset: the embedded one", _optional, secret=True)
+        default=None, repr=False, metadata=_about("Postgres; unset: the embedded one", values.optional, secret=True)
     )
-    host: str = field(default="127.0.0.1", metadata=_about("Address the gateway listens on", _text))
-    port: int = field(default=8000, metadata=_about("Port the gateway listens on", _whole(0, 65535)))
-    data_dir: Path = field(default=Path(".aura"), metadata=_about("Folder of everything Aura stores", _path))
+    host: str = field(default="127.0.0.1", metadata=_about("Address the gateway listens on", values.text))
+    port: int = field(default=8000, metadata=_about("Port the gateway listens on", values.whole(0, 65535)))
+    data_dir: Path = field(default=Path(".aura"), metadata=_about("Folder of everything Aura stores", values.path))
     content_key_file: Path | None = field(
         default=None,
-        metadata=_about("Key of all content, 32 bytes (unset: keys/kek in the data folder)", _optional_path),
+        metadata=_about("Key of all content, 32 bytes (unset: keys/kek in the data folder)", values.optional_path),
     )
     replicas: int | None = field(
         default=None,
-        metadata=_about("Copies of each stream (unset: 3 on a NATS cluster, else 1)", _optional_whole(1, 5)),
+        metadata=_about("Copies of each stream (unset: 3 on a NATS cluster, else 1)", values.optional_whole(1, 5)),
     )
     director_api_key: str | None = field(
-        default=None, repr=False, metadata=_about("Key for purging; unset: purge is refused", _optional, secret=True)
+        default=None,
+        repr=False,
+        metadata=_about("Key for purging; unset: purge is refused", values.optional, secret=True),
     )
     allowed_origins: tuple[str, ...] = field(
-        default=(), metadata=_about("Web origins allowed to call the API (comma-separated)", _list)
+        default=(), metadata=_about("Web origins allowed to call the API (comma-separated)", values.texts)
     )
     allowed_hosts: tuple[str, ...] = field(
-        default=(), metadata=_about("Host headers accepted besides loopback (comma-separated)", _list)
+        default=(), metadata=_about("Host headers accepted besides loopback (comma-separated)", values.texts)
     )
-    auth: str = field(default="none", metadata=_about("Authentication of the gateway", _choice(*AUTH_MODES)))
-    lease_ttl: int = field(default=300, metadata=_about("Seconds of a lease claimed over plain HTTP", _whole(5, 3600)))
+    auth: str = field(
+        default="open",
+        metadata=_about("Who may use the gateway: open (loopback only), keys, oidc, or keys,oidc", values.parse_auth),
+    )
+    api_key: str | None = field(
+        default=None, repr=False, metadata=_about("Key the command line uses", values.optional, secret=True)
+    )
+    oidc_issuer: str | None = field(
+        default=None, metadata=_about("OpenID Connect issuer whose tokens count", values.optional)
+    )
+    oidc_audience: str | None = field(
+        default=None, metadata=_about("Audience that tokens must be for", values.optional)
+    )
+    oidc_jwks_url: str | None = field(
+        default=None, metadata=_about("The issuer's keys (unset: as its discovery document says)", values.optional)
+    )
+    oidc_role_claim: str = field(default="roles", metadata=_about("Claim with the roles, by its path", values.text))
+    oidc_project_claim: str | None = field(
+        default=None, metadata=_about("Claim with the project ids (unset: tokens are good for all)", values.optional)
+    )
+    lease_ttl: int = field(
+        default=300, metadata=_about("Seconds of a lease claimed over plain HTTP", values.whole(5, 3600))
+    )
     retention_days: int = field(
-        default=30, metadata=_about("Days before a finished job may be purged", _whole(0, 36500))
+        default=30, metadata=_about("Days before a finished job may be purged", values.whole(0, 36500))
     )
     role_models: Mapping[str, str] = field(
-        default_factory=lambda: DEFAULT_ROLE_MODELS,
-        metadata=_about("Role=model,… (* = any other role)", parse_role_models),
+        default_factory=lambda: values.DEFAULT_ROLE_MODELS,
+        metadata=_about("Role=model,… (* = any other role)", values.parse_role_models),
     )
     log_level: str = field(
-        default="info", metadata=_about("Least level logged", _choice("debug", "info", "warning", "error"))
+        default="info", metadata=_about("Least level logged", values.choice("debug", "info", "warning", "error"))
     )
     log_format: str = field(
-        default="auto", metadata=_about("console, json, or auto", _choice("auto", "console", "json"))
+        default="auto", metadata=_about("console, json, or auto", values.choice("auto", "console", "json"))
     )
     #: Setting name → ``flag``, ``env``, ``file``, ``default`` or ``runtime`` (found by :func:`discover`).
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def auth_modes(self) -> frozenset[str]:
+        """``auth`` taken apart."""
+        return frozenset(self.auth.split(","))
+
     def model_for_role(self, role: str) -> str:
         """The model that runs jobs of ``role``."""
-        return self.role_models.get(role) or self.role_models[ANY_ROLE]
+        return self.role_models.get(role) or self.role_models[values.ANY_ROLE]
 
     def require_nats(self) -> str:
         """The NATS URL; raises :class:`ConfigError` that says how to get one."""
@@ -327,8 +274,10 @@ def to_env(settings: Settings) -> dict[str, str]:
 
 
 def secrets(settings: Settings) -> dict[str, str]:
-    """Environment name → value of every secret that is set. Not for environments of other processes, nor for logs."""
+    """Environment name → value of every secret that services need and that is set. Not for environments of other processes, nor for
+    logs."""
     named = {item.name: getattr(settings, item.name) for item in _table() if item.metadata["secret"]}
+    named.pop("api_key")  # the command line's own
     return {env_name(name): value for name, value in named.items() if value}
 
 
@@ -360,11 +309,15 @@ def is_loopback(host: str) -> bool:
 
 
 def refuse_open_bind(settings: Settings) -> None:
-    """Raise :class:`ConfigError` when the gateway would be open to the network without authentication."""
-    if settings.auth == "none" and not is_loopback(settings.host):
+    """Raise :class:`ConfigError` when the gateway would be open to the network without authentication, or could not authenticate."""
+    if settings.auth == "open" and not is_loopback(settings.host):
         raise ConfigError(
             f"AURA_HOST={settings.host} would open the API to the network without authentication: anyone could run "
-            "jobs. Bind 127.0.0.1 and put an authenticating proxy in front, or configure AURA_AUTH."
+            "jobs. Set AURA_AUTH=keys (make the first key with `aura access issue --role director`) or AURA_AUTH=oidc, or bind 127.0.0.1."
+        )
+    if "oidc" in settings.auth_modes and not (settings.oidc_issuer and settings.oidc_audience):
+        raise ConfigError(
+            "AURA_AUTH=oidc needs AURA_OIDC_ISSUER and AURA_OIDC_AUDIENCE: whose tokens count, and for whom they must be"
         )
 
 

@@ -40,6 +40,12 @@ log = structlog.get_logger("aura.commands")
 UNREADABLE = "content_unreadable"
 
 
+def traceparent(trace: str, job_id: str, attempt: int) -> str:
+    """The W3C trace context of one attempt (Trace Context §3.2): what a worker passes on to whatever it calls. The parent id is made of
+    the job's and the attempt's, so it is the same whoever asks."""
+    return f"00-{trace}-{attempt & 0xFFFF:04x}{job_id[-12:]}-01"
+
+
 @dataclass(frozen=True, slots=True)
 class _Input:
     """A job's input, opened."""
@@ -88,6 +94,7 @@ class AttemptOperations(ReportOperations):
                 dependencies_met=met,
                 offered=request.offered,
                 pool=request.model,
+                holder=caller.owner,
             )
             if opened is None and self._may(head, claim):
                 opened = await self._open(head)
@@ -113,6 +120,8 @@ class AttemptOperations(ReportOperations):
             "payload": opened.payload,
             "seq": outcome.seq,
         }
+        if (trace := outcome.head.state.trace) is not None:
+            answer["traceparent"] = traceparent(trace, job_id, event.attempt)
         return answer, opened.data_key
 
     def _may(self, head: JobHead, claim: c.ClaimJob) -> bool:
@@ -153,7 +162,7 @@ class AttemptOperations(ReportOperations):
 
     # ------------------------------------------------------------ leases
 
-    async def _leased(self, job_id: str, attempt: int | None, caller: Caller) -> JobHead:
+    async def leased(self, job_id: str, attempt: int | None, caller: Caller) -> JobHead:
         """The head of a job whose current attempt is ``attempt``; looked up again on a consistent read before refusing."""
         for consistent in (False, True):
             head = await self.jobs.head(job_id, consistent=consistent)
@@ -166,7 +175,7 @@ class AttemptOperations(ReportOperations):
         """Renew a lease; says whether the job was cancelled. Raises ``Fenced``, ``Conflict``."""
         job_id, request = self._job(params, r.Heartbeat)
         try:
-            head = await self._leased(job_id, request.attempt, caller)
+            head = await self.leased(job_id, request.attempt, caller)
         except Conflict as refusal:
             if refusal.status == JobStatus.CANCELLED:
                 head = await self.jobs.head(job_id)
@@ -210,7 +219,7 @@ class AttemptOperations(ReportOperations):
         used = self._key(kind, job_id, request, caller)
         key = WriteKey(used.key, used.body) if used is not None else None
         try:
-            head = await self._leased(job_id, request.attempt, caller)
+            head = await self.leased(job_id, request.attempt, caller)
         except Conflict:
             if key is None:
                 raise
@@ -241,5 +250,9 @@ class AttemptOperations(ReportOperations):
     async def progress(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
         """Append a progress report."""
         job_id, request = self._job(params, r.Progress)
-        record = {"percent": request.percent, "step": request.step}
+        record: dict[str, Any] = {"percent": request.percent, "step": request.step}
+        if request.agent is not None:
+            record["agent"] = request.agent
+        if request.data is not None:
+            record["data"] = request.data
         return await self._write_output("progress", job_id, request, record, caller)

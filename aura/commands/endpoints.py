@@ -57,6 +57,7 @@ class CommandEndpoints:
             "fail": attempts.fail,
             "release": attempts.release,
             "stage": attempts.stage,
+            "session": service.sessions.report,
             "hello": self._hello,
         }
 

@@ -14,6 +14,7 @@ A caller that got ``Unavailable`` does not know the outcome and repeats with the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ from aura.events.catalogue import Event, JobAssigned, JobEvent
 from aura.ids import IdSource
 from aura.log.store import Append, EventStore
 
+_TRACE_ID = re.compile(r"[0-9a-f]{32}\Z")
 #: How often one command may lose the race for its job before it is answered 503.
 MAX_CONFLICTS = 16
 
@@ -43,12 +45,23 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and for which request. ``actor`` is well formed (``envelope.check_actor``)."""
+    """Who asks, and for which request. ``actor`` is well formed (``envelope.check_actor``).
+
+    ``owner``: where callers are authenticated over HTTP, whose leases are its own. ``projects``: those it is limited to (``None`` =
+    none are foreign); what is asked about one named job or project was checked before.
+    """
 
     actor: str
     correlation_id: str
     causation_id: str
     idempotency_key: str | None = None
+    owner: str | None = None
+    projects: frozenset[int] | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The correlation id, where it is a W3C trace id."""
+        return self.correlation_id if _TRACE_ID.match(self.correlation_id) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +147,7 @@ class JobHandler:
         stamp = envelope.Stamp(
             ts=rfc3339(self.clock.now()),
             actor=caller.actor,
-            correlation_id=caller.correlation_id,
+            correlation_id=state.trace or caller.correlation_id,
             causation_id=caller.causation_id,
         )
         body = envelope.seal(

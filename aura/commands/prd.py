@@ -11,7 +11,7 @@ meets the first input instead, which names the body it came with, with the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aura import ids as identifiers
@@ -28,6 +28,9 @@ from aura.log.content_sweep import IN_FLIGHT_S
 from aura.log.ports import ContentStore, InputItem
 from aura.log.store import Append
 
+Beside = Callable[[Sequence[ContentRef]], list[Append]]
+"""References to the stored inputs → further events of the same batch."""
+
 
 class PrdIntake:
     """Turns PRDs into jobs."""
@@ -36,11 +39,22 @@ class PrdIntake:
         self._handler = handler
         self._content = content
 
-    async def submit(self, request: Submit, caller: Caller, key: KeyUse | None) -> dict[str, Any]:
-        """``{"root_job_id", "job_ids", "message", "seq"}``. Raises ``InvalidRequest``, ``KeyReused``, ``TooLarge``, ``Unavailable``."""
+    async def submit(
+        self,
+        request: Submit,
+        caller: Caller,
+        key: KeyUse | None,
+        *,
+        root: str | None = None,
+        beside: Beside | None = None,
+    ) -> dict[str, Any]:
+        """``{"root_job_id", "job_ids", "message", "seq"}``. Raises ``InvalidRequest``, ``KeyReused``, ``TooLarge``, ``Unavailable``.
+
+        ``root``: the root job's id where the caller has made it of something that repeats. ``beside``: events of other entities that
+        are stored with the jobs or not at all."""
         depends_on = resolve_dependencies(request.tasks)
-        root, job_ids = self._ids(request, caller)
-        if caller.idempotency_key is not None and (found := await self._first_answer(request, root, job_ids, key)):
+        root, job_ids = self._ids(request, caller, root)
+        if key is not None and (found := await self._first_answer(request, root, job_ids, key)):
             return found
         inputs = [
             InputItem(request.project_id, job_id, r.stored_json(task.payload, "payload"))
@@ -51,9 +65,10 @@ class PrdIntake:
             started = self._handler.clock.monotonic_s()
             refs = await self._content.put_inputs(inputs, request=key.body if key is not None else None)
             appends = self._appends(request, caller, key, root, job_ids, depends_on, refs)
+            appends += [] if beside is None else beside(refs)
             if self._handler.clock.monotonic_s() - started > IN_FLIGHT_S:
                 raise Unavailable("the submission took too long; try again")
-            seq = await self._append(appends)
+            seq = (await self._append(appends))[len(job_ids) - 1]
             created = True
         except WrongExpectedSequence:
             # Somebody with the same key was first (or we were, and the answer got lost).
@@ -66,14 +81,16 @@ class PrdIntake:
                 self._content.forget_inputs(job_ids)
         return _answer(root, job_ids, request, seq)
 
-    async def _append(self, appends: list[Append]) -> int:
-        """All or none; the last one's sequence."""
+    async def _append(self, appends: list[Append]) -> list[int]:
+        """All or none; their sequences."""
         if len(appends) == 1:
-            return await self._handler.store.append(appends[0])
-        return (await self._handler.store.append_batch(appends))[-1]
+            return [await self._handler.store.append(appends[0])]
+        return await self._handler.store.append_batch(appends)
 
-    def _ids(self, request: Submit, caller: Caller) -> tuple[str, list[str]]:
-        if caller.idempotency_key is None:
+    def _ids(self, request: Submit, caller: Caller, root: str | None) -> tuple[str, list[str]]:
+        if root is not None:
+            pass
+        elif caller.idempotency_key is None:
             root = self._handler.ids.uuid7()
         else:
             root = identifiers.derived("prd", request.project_id, caller.actor, caller.idempotency_key)
@@ -131,6 +148,7 @@ class PrdIntake:
                 run_at=rfc3339(task.run_at) if task.run_at is not None else None,
                 concurrency_key=task.concurrency_key,
                 idempotency_key=stamp_key,
+                trace_id=caller.trace_id,
                 input=refs[index],
             )
             state = evolve(None, created)

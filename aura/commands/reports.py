@@ -215,8 +215,10 @@ def holds(head: JobHead, attempt: int | None) -> bool:
 
 
 def check_holder(head: JobHead, caller: Caller) -> None:
-    """A worker speaks only for what it claimed. Raises ``Forbidden``."""
-    if caller.actor.startswith("worker:") and caller.actor != f"worker:{head.state.worker}":
+    """A worker speaks only for what it claimed, a key only for what was claimed with it. Raises ``Forbidden``."""
+    if caller.owner != head.state.holder:
+        raise Forbidden("another worker holds this lease")
+    if caller.owner is None and caller.actor.startswith("worker:") and caller.actor != f"worker:{head.state.worker}":
         raise Forbidden("another worker holds this lease")
 
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from aura.domain.access_key import MAX_PROJECTS
 from aura.errors import InvalidRequest
-from aura.events.catalogue import StageStatus
+from aura.events.catalogue import AccessRole, StageStatus
 from aura.events.subjects import MAX_PROJECT, NAME, UUID
 
 #: C0/C1 controls, line and paragraph separators, and the bidi controls of UAX #9.
@@ -23,6 +24,9 @@ _UNSAFE = re.compile(
 )
 MAX_TASKS = 1_000
 MAX_CHUNK = 256 * 1024
+#: Most bytes of the data that goes with a progress report.
+MAX_DATA = 4 * 1024
+MAX_STRATEGY = 4_000
 #: How deep arrays and objects of a payload or of details may be nested.
 MAX_DEPTH = 64
 
@@ -32,6 +36,18 @@ T = TypeVar("T", bound=BaseModel)
 def _text(value: str) -> str:
     if _UNSAFE.search(value):
         raise ValueError("control characters, line breaks and bidi controls are not allowed")
+    return value
+
+
+def _worded(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    return value
+
+
+def _distinct(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("the same name twice")
     return value
 
 
@@ -70,10 +86,22 @@ def _shallow(value: Any) -> Any:
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    _shallow(value)
+    try:
+        size = len(orjson.dumps(value))
+    except (orjson.JSONEncodeError, TypeError, RecursionError) as error:
+        raise ValueError("not JSON that can be stored") from error
+    if size > MAX_DATA:
+        raise ValueError(f"is {size} bytes; the limit is {MAX_DATA}")
+    return value
+
+
 Json = Annotated[Any, AfterValidator(_shallow)]
 Name = Annotated[str, AfterValidator(_name)]
 JobId = Annotated[str, AfterValidator(_job_id)]
-Title = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_text)]
+Title = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_text), AfterValidator(_worded)]
+Seconds = Annotated[float, Field(gt=0, strict=True)]
 Reason = Annotated[str, Field(max_length=200), AfterValidator(_text)]
 Role = Annotated[str, AfterValidator(_name)]
 TaskType = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,64}$")]
@@ -87,7 +115,7 @@ Labels = dict[Name, Name] | list[Name]
 class Request(BaseModel):
     """Base: frozen, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Task(Request):
@@ -98,14 +126,14 @@ class Task(Request):
     payload: Json = None
     name: Name | None = None
     title: Title | None = None
-    priority: Annotated[int, Field(ge=0, le=9)] = 5
-    depends_on: Annotated[list[Annotated[int, Field(ge=0)] | Name], Field(max_length=512)] = []
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    timeout_s: Annotated[float, Field(gt=0, le=7 * 86_400)] | None = None
-    queue_timeout_s: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    priority: Annotated[int, Field(ge=0, le=9, strict=True)] = 5
+    depends_on: Annotated[list[Annotated[int, Field(ge=0, strict=True)] | Name], Field(max_length=512)] = []
+    max_attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 3
+    timeout_s: Annotated[Seconds, Field(le=7 * 86_400)] | None = None
+    queue_timeout_s: Annotated[Seconds, Field(le=30 * 86_400)] | None = None
     run_at: AwareDatetime | None = None
     subject: Name | None = None
-    stages: Annotated[list[Name], Field(max_length=64)] = []
+    stages: Annotated[list[Name], Field(max_length=64), AfterValidator(_distinct)] = []
     labels: Annotated[Labels, Field(max_length=16)] = {}
     concurrency_key: Name | None = None
     session_id: Name | None = None
@@ -187,10 +215,12 @@ class Log(Request):
 
 
 class Progress(Request):
-    """How far, and what is being done."""
+    """How far, and what is being done; in a workflow by which ``agent``, with ``data`` for whoever watches (a JSON object)."""
 
     percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
     step: Annotated[str, Field(max_length=300), AfterValidator(_text)] = ""
+    agent: Name | None = None
+    data: Annotated[dict[str, Any], AfterValidator(_small)] | None = None
     attempt: Attempt | None = None
 
 
@@ -234,6 +264,56 @@ class Because(Request):
     reason: Reason = ""
 
 
+class SessionReport(Request):
+    """What the worker of a workflow says of its session. ``workflow`` goes with ``started``, ``agent`` with the others; ``output`` is any
+    JSON and content; ``message`` is shown to the workflow's user and kept in the log."""
+
+    attempt: Attempt
+    session_id: Name | None = None
+    event: Literal["started", "agent_started", "agent_completed", "agent_failed"]
+    workflow: Name | None = None
+    agent: Name | None = None
+    duration_ms: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    output: Json = None
+    error_code: Code = "agent_failed"
+    message: Reason = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> SessionReport:
+        if self.event != "started" and (self.agent is None or self.session_id is None):
+            raise ValueError("what is said of an agent names it ('agent') and its session ('session_id')")
+        return self
+
+
+class CancelSession(Request):
+    """Cancel a session. ``project_id`` where several projects have one of that name."""
+
+    project_id: Project | None = None
+    reason: Reason = ""
+
+
+class RunWorkflow(Request):
+    """Start a workflow with any JSON as its input."""
+
+    project_id: Project = 1
+    session_id: Name
+    workflow: Name
+    input: Json = None
+
+
+class NoArguments(Request):
+    """Nothing."""
+
+
+class IssueKey(Request):
+    """Make an API key. ``projects`` left out: all of them, those to come included."""
+
+    role: AccessRole
+    projects: Annotated[list[Project], Field(min_length=1, max_length=MAX_PROJECTS)] | None = None
+    label: Annotated[str, Field(max_length=64), AfterValidator(_text)] = ""
+    expires_at: AwareDatetime | None = None
+
+
 class Reprioritize(Request):
     """0 runs first, 9 last."""
 
@@ -251,7 +331,7 @@ class Bulk(Request):
 class ModelHeartbeat(BaseModel):
     """A model's report. Any further fields (``uptime``, ``mem_mb``, ``gpu_mem_mb`` …) are its payload, at most 64 of them."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     status: Annotated[str, Field(max_length=64), AfterValidator(_text)] = "ok"
     worker_id: Name = "http"

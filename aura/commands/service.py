@@ -11,12 +11,14 @@ from typing import Any
 
 from aura.clock import rfc3339
 from aura.commands import requests as r
+from aura.commands.access_keys import AccessKeys
 from aura.commands.attempts import AttemptOperations
 from aura.commands.handler import Caller, JobHandler
 from aura.commands.models import ModelHandler, joined
 from aura.commands.operation import Operation, Operations, Policy, Ports
 from aura.commands.prd import PrdIntake
 from aura.commands.purge import Purger
+from aura.commands.sessions import SessionOperations
 from aura.domain import job_commands as c
 from aura.domain import model as m
 from aura.errors import InvalidRequest, NotFound, TooLarge
@@ -36,9 +38,13 @@ class CommandService(Operations):
         self.models = ModelHandler(ports.store, ports.clock, ports.ids)
         self.purger = Purger(self.jobs, ports.content)
         self.attempts = AttemptOperations(ports, policy, self.jobs)
+        self.access_keys = AccessKeys(ports.store, ports.content, ports.clock, ports.ids)
         self._intake = PrdIntake(self.jobs, ports.content)
+        self.sessions = SessionOperations(ports, policy, self.jobs, self.attempts, self._intake)
         self.operations: dict[str, Operation] = {
             **self.attempts.table(),
+            "run_workflow": self.sessions.run,
+            "cancel_session": self.sessions.cancel,
             "submit": self._submit,
             "assign": self._assign,
             "cancel": self._cancel,
@@ -52,6 +58,9 @@ class CommandService(Operations):
             "model_heartbeat": self._model_heartbeat,
             "pause_model": self._pause_model,
             "resume_model": self._resume_model,
+            "issue_key": self.access_keys.issue,
+            "revoke_key": self.access_keys.revoke,
+            "list_keys": self.access_keys.ls,
         }
 
     async def call(self, operation: str, params: dict[str, Any], caller: Caller) -> dict[str, Any]:

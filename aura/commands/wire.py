@@ -1,4 +1,4 @@
-"""Errors of commands over NATS: a problem object (RFC 9457) one way, the exception of ``aura.errors`` the other.
+"""Errors of commands as problem objects (RFC 9457), over NATS and HTTP alike. The other way is ``aura.problems.error_of``.
 
 Only what a client may know travels: the code, the sentence for people, and the fields that the class documents.
 """
@@ -42,43 +42,3 @@ def described(error: e.AuraError) -> dict[str, Any]:
 def problem(error: e.AuraError) -> tuple[int, bytes]:
     """HTTP status and problem object as bytes."""
     return error.http_status, orjson.dumps(described(error))
-
-
-def error_of(status: int, body: bytes) -> e.AuraError:
-    """The exception that a problem speaks of; an unreadable one is ``Unavailable`` (5xx) or ``Refused``."""
-    try:
-        flat = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        flat = {}
-    flat = flat if isinstance(flat, dict) else {}
-    detail = str(flat.get("detail") or "")
-    match flat.get("code"):
-        case "not_found":
-            return e.NotFound(str(flat.get("kind", "resource")), "")
-        case "fenced":
-            return e.Fenced(
-                detail,
-                status=flat.get("status_of_job"),
-                attempt=int(flat.get("attempt") or 0),
-                current=int(flat.get("current_attempt") or 0),
-            )
-        case "conflict":
-            return e.Conflict(detail, status=flat.get("status_of_job"))
-        case "invalid_request":
-            return e.InvalidRequest(detail, field=flat.get("field"))
-        case "idempotency_key_reused":
-            return e.KeyReused(detail)
-        case "forbidden":
-            return e.Forbidden(detail)
-        case "unauthenticated":
-            return e.Unauthenticated(detail)
-        case "too_large":
-            return e.TooLarge(detail, limit=int(flat.get("limit") or 0))
-        case "overloaded":
-            return e.Overloaded(detail, retry_after_s=int(flat.get("retry_after_s") or 1))
-        case _ if status >= 500:
-            return e.Unavailable(
-                detail or "the command service failed", retry_after_s=int(flat.get("retry_after_s") or 1)
-            )
-        case _:
-            return e.Refused(detail)

@@ -130,6 +130,7 @@ def _claim(state: JobState, command: c.ClaimJob, now: datetime) -> list[e.JobEve
             attempt=state.attempt + 1,
             lease_ttl_s=command.lease_ttl_s,
             assigned_model=state.model or command.fallback_model,
+            holder=command.holder,
         )
     ]
 
@@ -289,6 +290,7 @@ def evolve(state: JobState | None, event: e.JobEvent) -> JobState:
             priority=event.priority,
             not_before=event.run_at,
             deps=len(event.depends_on),
+            trace=event.trace_id,
         )
     state = state if state is not None else JobState(status=JobStatus.QUEUED, role="", count=0)
     return _evolve(replace(state, count=state.count + 1), event)
@@ -308,6 +310,7 @@ def _evolve(state: JobState, event: e.JobEvent) -> JobState:
                 status=JobStatus.IN_PROGRESS,
                 attempt=event.attempt,
                 worker=event.worker_id,
+                holder=event.holder,
                 lease_ttl_s=event.lease_ttl_s,
                 model=event.assigned_model or state.model,
                 not_before=None,
@@ -360,6 +363,7 @@ def _queued(state: JobState, not_before: str | None) -> JobState:
         status=JobStatus.QUEUED,
         model=None,
         worker=None,
+        holder=None,
         lease_ttl_s=None,
         not_before=not_before,
         retention_until=None,

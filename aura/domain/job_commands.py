@@ -43,7 +43,7 @@ class ClaimJob:
     """A worker wants to start an attempt. ``fallback_model`` names the pool when the job was never assigned;
     ``dependencies_met`` is looked up by the handler when the state says there are dependencies. ``offered``: the worker answers an
     assignment to its ``pool``; if that was taken back meanwhile (pool paused, concurrency key busy) or the job was given to another
-    pool, the job is not its to claim."""
+    pool, the job is not its to claim. ``holder``: who alone may speak for the attempt, where that is not the worker by name."""
 
     worker_id: str
     lease_ttl_s: float
@@ -51,6 +51,7 @@ class ClaimJob:
     dependencies_met: bool = True
     offered: bool = False
     pool: str | None = None
+    holder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

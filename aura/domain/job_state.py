@@ -67,7 +67,8 @@ class SeenKey(Struct, frozen=True):
 class JobState(Struct, frozen=True):
     """What the decider knows. ``attempt`` is the newest attempt's number (0 = never claimed), ``spent`` how many attempts
     have failed since the job was created or retried, ``not_before`` when it may run next, ``late`` the attempts whose late
-    result has been recorded, ``count`` how many events the job has."""
+    result has been recorded, ``count`` how many events the job has, ``trace`` the W3C trace id of the request that created it: the
+    ``correlation_id`` of everything that happens to it."""
 
     status: JobStatus
     role: str
@@ -77,6 +78,7 @@ class JobState(Struct, frozen=True):
     spent: int = 0
     model: str | None = None
     worker: str | None = None
+    holder: str | None = None
     lease_ttl_s: float | None = None
     not_before: str | None = None
     deps: int = 0
@@ -86,6 +88,7 @@ class JobState(Struct, frozen=True):
     late: tuple[int, ...] = ()
     keys: tuple[SeenKey, ...] = ()
     count: int = 1
+    trace: str | None = None
 
     def remembering(self, key: SeenKey) -> JobState:
         """With one more key, forgetting the oldest beyond :data:`KEPT_KEYS`."""
@@ -127,6 +130,8 @@ def to_json(state: JobState) -> dict[str, Any]:
         flat["model"] = state.model
     if state.worker is not None:
         flat["worker"] = state.worker
+    if state.holder is not None:
+        flat["holder"] = state.holder
     if state.lease_ttl_s is not None:
         flat["lease_ttl_s"] = state.lease_ttl_s
     if state.not_before is not None:
@@ -142,6 +147,8 @@ def to_json(state: JobState) -> dict[str, Any]:
     if state.late:
         flat["late"] = list(state.late)
     flat["n"] = state.count
+    if state.trace is not None:
+        flat["trace"] = state.trace
     if state.keys:
         flat["keys"] = keys = [f"{seen.key}.{seen.body}.{seen.seq}" for seen in state.keys]
         while keys and len(orjson.dumps(flat)) > MAX_STATE_BYTES:
@@ -162,6 +169,7 @@ def from_json(flat: Mapping[str, Any]) -> JobState | None:
         spent=flat.get("spent", 0),
         model=flat.get("model"),
         worker=flat.get("worker"),
+        holder=flat.get("holder"),
         lease_ttl_s=flat.get("lease_ttl_s"),
         not_before=flat.get("not_before"),
         deps=flat.get("deps", 0),
@@ -171,6 +179,7 @@ def from_json(flat: Mapping[str, Any]) -> JobState | None:
         late=tuple(flat.get("late", ())),
         keys=tuple(_key(text) for text in flat.get("keys", ())),
         count=flat["n"],
+        trace=flat.get("trace"),
     )
 
 

@@ -19,12 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Reason = Annotated[str, Field(max_length=200)]
+TraceId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Instant = Annotated[str, Field(max_length=40)]
 StageStatus = Literal["not_run", "running", "done", "failed"]
+AccessRole = Literal["viewer", "worker", "operator", "auditor", "director"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class ContentRef(_Record):
@@ -91,6 +93,7 @@ class JobCreated(Event):
     run_at: Instant | None = None
     concurrency_key: str | None = None
     idempotency_key: KeyRef | None = None
+    trace_id: TraceId | None = None
     input: ContentRef | None = None
 
 
@@ -118,6 +121,8 @@ class JobClaimed(Event):
     attempt: int
     lease_ttl_s: float
     assigned_model: Name | None = None
+    holder: Annotated[str, Field(max_length=100)] | None = None
+    """Over authenticated HTTP: who claimed, and alone may speak for the attempt. On NATS that is the worker itself."""
 
 
 class JobStageChanged(Event):
@@ -320,10 +325,12 @@ class ModelResumed(Event):
 
 
 class SessionStarted(Event):
-    """A workflow began."""
+    """A workflow began, or (a later ``attempt``) its retried job began it again. ``job_id`` is the job that runs it."""
 
     TYPE = "session.started"
     workflow: str
+    job_id: JobId | None = None
+    attempt: int | None = None
     input: ContentRef | None = None
 
 
@@ -332,6 +339,7 @@ class SessionAgentStarted(Event):
 
     TYPE = "session.agent_started"
     agent: str
+    attempt: int | None = None
 
 
 class SessionAgentCompleted(Event):
@@ -339,30 +347,34 @@ class SessionAgentCompleted(Event):
 
     TYPE = "session.agent_completed"
     agent: str
+    attempt: int | None = None
     duration_ms: int
     output: ContentRef | None = None
 
 
 class SessionAgentFailed(Event):
-    """An agent failed or timed out (``error_code`` tells which)."""
+    """An agent failed or timed out (``error_code`` tells which). ``message`` is for the workflow's user."""
 
     TYPE = "session.agent_failed"
     agent: str
+    attempt: int | None = None
     error_code: str
+    message: Reason | None = None
 
 
 class SessionCompleted(Event):
-    """The workflow ended well."""
+    """The workflow ended well. ``output`` is its job's result."""
 
     TYPE = "session.completed"
     output: ContentRef | None = None
 
 
 class SessionFailed(Event):
-    """The workflow ended badly."""
+    """The workflow ended badly. ``message`` is for its user."""
 
     TYPE = "session.failed"
     error_code: str
+    message: Reason | None = None
 
 
 class SessionCancelled(Event):
@@ -370,6 +382,7 @@ class SessionCancelled(Event):
 
     TYPE = "session.cancelled"
     by: str
+    reason: Reason | None = None
 
 
 # ---------------------------------------------------------------- system
@@ -403,7 +416,7 @@ class SystemAlertRaised(Event):
     severity: Literal["info", "warning", "critical"]
     entity: str
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, defer_build=True)
 
 
 class SystemAlertCleared(Event):
@@ -413,7 +426,7 @@ class SystemAlertCleared(Event):
     alert: str = Field(alias="code", serialization_alias="code")
     entity: str
 
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, defer_build=True)
 
 
 class SystemRetentionChanged(Event):
@@ -432,6 +445,28 @@ class SystemAccessDenied(Event):
     action: str
     target: str
     count: int = 1
+
+
+class SystemKeyIssued(Event):
+    """An API key lets its holder in. ``digest`` is SHA-256 of the key, which itself is nowhere; no ``projects`` = all of them."""
+
+    TYPE = "system.key_issued"
+    key_id: Name
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    role: AccessRole
+    projects: list[int] | None = None
+    label: Annotated[str, Field(max_length=64)] = ""
+    expires_at: Instant | None = None
+    by: str
+
+
+class SystemKeyRevoked(Event):
+    """It lets nobody in any more."""
+
+    TYPE = "system.key_revoked"
+    key_id: Name
+    by: str
+    reason: Reason = ""
 
 
 JobEvent = (
@@ -473,7 +508,10 @@ SystemEvent = (
     | SystemAlertCleared
     | SystemRetentionChanged
     | SystemAccessDenied
+    | SystemKeyIssued
+    | SystemKeyRevoked
 )
+KeyEvent = SystemKeyIssued | SystemKeyRevoked
 
 
 def _members(union: Any) -> tuple[type[Event], ...]:
@@ -487,3 +525,4 @@ CATALOGUE: Mapping[str, type[Event]] = MappingProxyType(
 )
 JOB_EVENTS: frozenset[type[Event]] = frozenset(_members(JobEvent))
 MODEL_EVENTS: frozenset[type[Event]] = frozenset(_members(ModelEvent))
+SESSION_EVENTS: frozenset[type[Event]] = frozenset(_members(SessionEvent))

@@ -12,6 +12,7 @@ Grammar (committed space; writers publish the same subject behind ``append.``)::
     aura.model.<model>.<event>
     aura.session.<project>.<session_id>.<event>
     aura.system.<event>
+    aura.system.key.<key_id>.<issued|revoked>
     aura.output.<project>.<job_id>.<attempt>.<stream|log|progress>
 """
 
@@ -62,7 +63,7 @@ def check_project(value: object, field: str = "project_id") -> int:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A committed log subject taken apart. ``entity`` is the job id, model, session id, or ``""`` for the system."""
+    """A committed log subject taken apart. ``entity`` is the job id, model, session id, API key's id, or ``""`` for the system."""
 
     kind: EntityKind
     project: int | None
@@ -87,6 +88,8 @@ def parse(subject: str) -> Subject:
             return Subject("model", None, model, f"model.{event}")
         case ["aura", "session", project, session_id, event]:
             return Subject("session", int(project), session_id, f"session.{event}")
+        case ["aura", "system", "key", key_id, event]:
+            return Subject("system", None, key_id, f"system.key_{event}")
         case ["aura", "system", event]:
             return Subject("system", None, "", f"system.{event}")
         case _:
@@ -136,6 +139,20 @@ def session_guard(project: int, session_id: str) -> str:
 def system_event(type_: str) -> str:
     """The subject of a system event."""
     return f"aura.system.{type_.removeprefix('system.')}"
+
+
+def key_event(key_id: str, type_: str) -> str:
+    """The subject of an API key's event (``system.key_issued``, ``system.key_revoked``)."""
+    return f"aura.system.key.{key_id}.{type_.removeprefix('system.key_')}"
+
+
+def key_guard(key_id: str) -> str:
+    """The one spelling of an API key's guard."""
+    return f"aura.system.key.{key_id}.>"
+
+
+#: Every API key's events.
+KEY_EVENTS = "aura.system.key.>"
 
 
 def append_subject(committed: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
+from typing import Any
 
 import orjson
 import structlog
@@ -13,9 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aura.errors import NotFound
+from aura.errors import Forbidden, NotFound
 from aura.gateway import security
-from aura.gateway.api import openapi, reads
+from aura.gateway.access.principal import Principal
+from aura.gateway.access.scoping import ForeignProject, check
+from aura.gateway.api import asyncapi, openapi, reads
 from aura.gateway.api.endpoint import Endpoint
 from aura.gateway.api.forms import query
 from aura.gateway.api.routes import ENDPOINTS
@@ -47,18 +51,35 @@ class _Path:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = scope["aura.endpoint"] = self._by_method[scope["method"]]
         request = Request(scope, receive, send)
+        gateway = self._gateway
+        principal = scope["aura.principal"] = await gateway.access.request(scope, endpoint.action)
         with self._gate(endpoint):
             if endpoint.method == "GET":
                 query(endpoint.query, request)
+            if principal.projects is not None:
+                await self._scoped(endpoint, principal, request)
             try:
-                answer = await endpoint.handler(self._gateway, request)
+                answer = await endpoint.handler(gateway, request)
             except NotFound as error:
-                await reads.name_the_prd(self._gateway, request, error)
+                await reads.name_the_prd(gateway, request, error)
+                raise
+            except Forbidden:
+                gateway.access.denied(principal, endpoint.action, request.url.path)
                 raise
             try:
                 await answer(scope, receive, self._hurried(send))
             except _Stalled:
                 log.info("http.stalled", route=endpoint.path)  # uvicorn closes what was left unfinished
+
+    async def _scoped(self, endpoint: Endpoint, principal: Principal, request: Request) -> None:
+        """What the path names is the principal's. Raises ``NotFound``."""
+        try:
+            await check(
+                self._gateway.projects, principal, request.url.path, request.path_params, reads=endpoint.method == "GET"
+            )
+        except ForeignProject:
+            self._gateway.access.denied(principal, endpoint.action, request.url.path)
+            raise
 
     def _hurried(self, send: Send) -> Send:
         async def hurried(message: Message) -> None:
@@ -123,17 +144,17 @@ def _table(gateway: Gateway) -> list[BaseRoute]:
     ]
 
 
-def _description(version: str) -> Route:
-    """``/openapi.json``, built when somebody asks for it first."""
+def _description(path: str, build: Callable[[], dict[str, Any]]) -> Route:
+    """``/openapi.json`` or ``/asyncapi.json``, built when somebody asks for it first."""
 
     @lru_cache(1)
     def body() -> bytes:
-        return orjson.dumps(openapi.build(ENDPOINTS, version))
+        return orjson.dumps(build())
 
     async def describe(_request: Request) -> Response:
         return Response(body(), media_type="application/json", headers={"cache-control": "no-cache"})
 
-    return Route("/openapi.json", describe, methods=["GET"])
+    return Route(path, describe, methods=["GET"])
 
 
 def create_app(ctx: GatewayContext) -> ASGIApp:
@@ -143,11 +164,16 @@ def create_app(ctx: GatewayContext) -> ASGIApp:
     sockets, streams = Sockets(gateway), Streams(gateway)
     routes: list[BaseRoute] = [
         *_table(gateway),
-        _description(ctx.version),
+        _description("/openapi.json", lambda: openapi.build(ENDPOINTS, ctx.version)),
+        _description("/asyncapi.json", lambda: asyncapi.build(ctx.version)),
         Route("/sse/events", _Asgi(streams.events), methods=["GET"]),
         Route("/sse/job/{job_id}", _Asgi(streams.job), methods=["GET"]),
+        Route("/sse/orchestrator/{session_id}", _Asgi(streams.orchestrator), methods=["GET"]),
+        Route("/sse/studio", _Asgi(streams.studio), methods=["GET"]),
         WebSocketRoute("/ws/events", _Asgi(sockets.events)),
         WebSocketRoute("/ws/job/{job_id}", _Asgi(sockets.job)),
+        WebSocketRoute("/ws/orchestrator/{session_id}", _Asgi(sockets.orchestrator)),
+        WebSocketRoute("/ws", _Asgi(sockets.plain)),
         *page_routes(),
         WebSocketRoute("/{path:path}", _Asgi(no_such_socket)),
     ]

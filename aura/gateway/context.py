@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 
 from aura.clock import Clock
 from aura.config import Settings
-from aura.errors import Overloaded
+from aura.errors import ConfigError, Overloaded
+from aura.gateway.access.access import Access, OpenAccess
+from aura.gateway.access.scoping import LoggedProjects
 from aura.gateway.api.log_pages import LogPages
 from aura.gateway.limits import Limits
+from aura.gateway.live.admission import Admission
 from aura.gateway.live.hub import Hub
+from aura.gateway.live.relay_studio import StudioRelay
 from aura.gateway.live.taps import OutputTaps
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import Check, Commands, Explain, HealthFeed, NextJob, OutputReader, Queries
@@ -40,6 +44,8 @@ class GatewayContext:
     limits: Limits = field(default_factory=Limits)
     checks: Mapping[str, Check] = field(default_factory=dict)
     version: str = "0.0.0"
+    access: Access | None = None
+    """Who may do what; without it everybody may, which only mode ``open`` allows."""
 
 
 class Gate:
@@ -67,10 +73,16 @@ class Gateway:
 
     def __init__(self, ctx: GatewayContext) -> None:
         self.ctx = ctx
+        if ctx.access is None and ctx.settings.auth != "open":
+            raise ConfigError(f"AURA_AUTH={ctx.settings.auth} needs somebody at the door")
+        self.access: Access = ctx.access or OpenAccess(ctx.settings.director_api_key, ctx.clock)
         self.hub = ctx.hub
         self.limits = ctx.limits
         self.commands = Gate("commands", ctx.limits.commands)
+        self.projects = LoggedProjects(ctx.commands, ctx.store)
         self.reads = Gate("reads", ctx.limits.reads)
         self.waiting = Gate("waiting workers", ctx.limits.waiting)
         self.pages = LogPages(ctx.store, page_events=ctx.limits.page_events, keep=ctx.limits.pages)
         self.taps = OutputTaps(ctx.output, ctx.hub)
+        self.studio = StudioRelay(ctx.hub, self.taps, ctx.store)
+        self.admission = Admission(ctx.clock, ctx.limits, ctx.metrics)

@@ -122,7 +122,7 @@ class Edge:
     def _enter(self, scope: Scope) -> security.Headers:
         scope["app"] = self._app
         scope["aura.trace_id"] = ""
-        headers = security.header_map(scope)
+        headers = scope["aura.headers"] = security.header_map(scope)
         scope["aura.trace_id"] = trace_id_of(headers, self._ids)
         return headers
 

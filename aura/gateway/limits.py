@@ -23,8 +23,13 @@ class Limits:
     reads: int = 128
     #: ``next`` calls waiting for work at once.
     waiting: int = 2_000
-    #: WebSocket and SSE clients of this process.
+    #: WebSocket and SSE clients of this process; of one user, where users are known; and new ones: a burst, then so many a second.
     connections: int = 20_000
+    connections_per_user: int = 10
+    accept_burst: int = 10_000
+    accept_per_s: float = 2_000.0
+    #: How long a client of an auth mode may take to send its ticket.
+    auth_s: float = 10.0
     inbound_bytes: int = 64 * 1024
     inbound_fragments: int = 64
     #: Inbound WebSocket messages: a burst, then so many a second.
@@ -32,6 +37,9 @@ class Limits:
     inbound_per_s: float = 50.0
     #: Unsent bytes of one client above which it is too slow (4408).
     outbound_bytes: int = 1024 * 1024
+    #: Subscriptions and replays of one ``aura.v1`` connection together, and replays of it at once.
+    subscriptions: int = 128
+    replays: int = 4
     #: How long a client that is catching up may take no byte at all.
     stall_s: float = 30.0
     ring_frames: int = 16_384
@@ -45,4 +53,5 @@ class Limits:
     min_seq_wait_s: float = 5.0
     ping_s: float = 20.0
     sse_heartbeat_s: float = 15.0
+    orchestrator_heartbeat_s: float = 30.0
     drain_s: float = 5.0

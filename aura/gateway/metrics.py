@@ -27,10 +27,25 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.connections = Gauge("aura_live_connections", "Live clients", ["wire"], registry=self.registry)
+        self.connections = Gauge("aura_live_connections", "Live clients", ["dialect"], registry=self.registry)
         self.events = Counter("aura_hub_events", "Events taken from the log", registry=self.registry)
         self.deliveries = Counter("aura_hub_deliveries", "Frames handed to live clients", registry=self.registry)
-        self.dropped = Counter("aura_hub_slow_clients", "Clients closed with 4408", registry=self.registry)
+        self.bytes = Counter("aura_live_bytes", "Bytes handed to live clients", registry=self.registry)
+        self.dropped = Counter(
+            "aura_live_dropped", "Live clients that the gateway closed or refused", ["reason"], registry=self.registry
+        )
+        self.resumed = Counter(
+            "aura_live_resumes",
+            "Clients that caught up: from the ring alone, from shared pages of the log, from a filtered read of it",
+            ["source"],
+            registry=self.registry,
+        )
+        self.latency_live = Histogram(
+            "aura_live_publish_seconds",
+            "From stored in the log to written to live clients' sockets, the oldest event of each tick",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.resumes = Counter(
             "aura_hub_replayed_pages", "Catch-up pages by source", ["source"], registry=self.registry
         )
@@ -39,6 +54,12 @@ class Metrics:
             "aura_hub_lag_seconds",
             "From stored in the log to handed to live clients",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.access_refused = Counter(
+            "aura_access_refused",
+            "Requests and handshakes without credentials, with unknown ones, of addresses that failed too often, and forbidden ones",
+            ["reason"],
             registry=self.registry,
         )
         self.refused = Counter("aura_http_refused", "Requests refused at the edge", ["code"], registry=self.registry)

@@ -13,6 +13,7 @@ from aura.commands.handler import Caller
 from aura.commands.heads import JobHead
 from aura.errors import AuraError
 from aura.events.subjects import OUTPUT_KINDS, OutputKind
+from aura.gateway.access.principal import Principal
 from aura.log.store import Recorded
 
 Row = dict[str, Any]
@@ -38,10 +39,11 @@ class Commands(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What ``GET /jobs`` and bulk selections filter by; ``None`` or empty = any. ``q`` searches titles."""
+    """What ``GET /jobs`` and bulk selections filter by; ``None``, or empty for ``status`` = any. No ``projects`` at all select nothing.
+    ``q`` searches titles."""
 
     status: tuple[str, ...] = ()
-    project_id: int | None = None
+    projects: tuple[int, ...] | None = None
     role: str | None = None
     model: str | None = None
     q: str | None = None
@@ -71,13 +73,13 @@ class Queries(Protocol):
     async def get_job(self, job_id: str, *, as_of: int | None = None) -> Row | None:
         """One job, with the ``seq`` of its last event."""
 
-    async def list_prds(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
+    async def list_prds(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
         """PRDs with progress derived from their jobs."""
 
     async def get_prd(self, root_job_id: str, *, as_of: int | None = None) -> Row | None:
         """One PRD with its jobs."""
 
-    async def list_archives(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
+    async def list_archives(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
         """Closed jobs with their retention."""
 
     async def get_archive(self, job_id: str) -> Row | None:
@@ -89,7 +91,7 @@ class Queries(Protocol):
     async def model_health(self, model: str) -> Row | None:
         """One model with its history."""
 
-    async def stats(self, *, as_of: int | None = None) -> Row:
+    async def stats(self, *, projects: tuple[int, ...] | None = None, as_of: int | None = None) -> Row:
         """Counts, throughput, latency, success rates."""
 
     async def grid(self, project_id: int) -> Row:
@@ -111,6 +113,7 @@ class OutputMessage:
     attempt: int
     kind: OutputKind
     records: Sequence[Mapping[str, Any]]
+    stored_at_ns: int = 0
 
 
 OutputSink = Callable[[str, int, OutputMessage], None]
@@ -139,8 +142,14 @@ class OutputReader(Protocol):
         """Push the job's new output; may lose messages (a reader notices by ``i``), never reorders. Returns how to
         stop."""
 
-    async def watch_logs(self, sink: OutputSink) -> Stop:
-        """Push new ``log`` messages of all jobs, best effort."""
+    async def watch_all(self, kind: OutputKind, sink: OutputSink) -> Stop:
+        """Push new messages of one kind of all jobs, best effort."""
+
+    async def last_seq(self) -> int:
+        """The newest cursor of all output; 0 for none. Raises ``Unavailable``."""
+
+    async def newest(self, project: int, job_id: str) -> int:
+        """The newest cursor of one job's output, of whatever attempt; 0 for none. Raises ``Unavailable``."""
 
 
 class HealthFeed(Protocol):
@@ -158,6 +167,32 @@ class NextJob(Protocol):
     ) -> Row | None:
         """The answer of ``claim``, or ``None`` when nothing came within ``wait_s``. Cancelling it claims nothing
         further."""
+
+
+OnEnd = Callable[[int, str], None]
+"""``(close code, reason)``: 4401 the credentials no longer hold, 4403 they no longer suffice. Called in the event loop, once."""
+
+
+class LiveAccess(Protocol):
+    """Who may follow what, live (``access/live.py``). In mode ``open`` everybody may follow everything and nothing ever ends."""
+
+    async def admit(
+        self, scope: Mapping[str, Any], first_message: str | bytes | None, action: str = "log.follow"
+    ) -> Principal | None:
+        """At the handshake with ``first_message=None``: the principal of the request's headers, or ``None`` when the client has yet to
+        send ``{"op":"auth","ticket":"…"}`` as its first message, with which this is then called again (never ``None``).
+
+        Raises ``Unauthenticated`` (4401), ``Forbidden`` (4403), ``Overloaded``, ``Unavailable``.
+        """
+
+    def visible(self, principal: Principal) -> tuple[str, ...]:
+        """The subject patterns that together are all it may follow; ``hub.EVERYTHING`` when that is everything."""
+
+    def may_follow(self, principal: Principal, pattern: str) -> bool:
+        """Whether a pattern of a client lies within what is visible."""
+
+    def watch(self, principal: Principal, on_end: OnEnd) -> Callable[[], None]:
+        """Call ``on_end`` when the principal's credentials expire or are revoked. Returns how to stop, safe at any time."""
 
 
 Explain = Callable[[str], Awaitable[Row | None]]

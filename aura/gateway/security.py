@@ -29,7 +29,10 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SECRET_PARAMS = frozenset({"token", "access_token", "ticket", "api_key", "key", "authorization", "password", "secret"})
 #: Methods and headers that a configured foreign origin may use.
 _CORS_METHODS = b"GET, HEAD, POST"
-_CORS_HEADERS = b"content-type, idempotency-key, traceparent, last-event-id, x-director-key, accept, if-none-match"
+_CORS_HEADERS = b", ".join(
+    (b"content-type", b"idempotency-key", b"traceparent", b"last-event-id", b"x-director-key", b"accept", b"if-none-match",
+     b"authorization", b"x-aura-ticket")
+)  # fmt: skip
 _CORS_EXPOSE = b"etag, link, retry-after, x-trace-id, aura-epoch"
 
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -74,7 +77,7 @@ def header_map(scope: Any) -> dict[bytes, bytes]:
 
 
 _SINGLE = frozenset({b"host", b"origin", b"sec-fetch-site", b"content-length", b"content-type", b"x-director-key",
-                     b"idempotency-key", b"traceparent"})  # fmt: skip
+                     b"idempotency-key", b"traceparent", b"authorization", b"x-aura-ticket"})  # fmt: skip
 
 
 def _split_host(authority: str) -> tuple[str, str]:

@@ -94,6 +94,8 @@ class GatewayService:
         bound = listen(self._ctx.settings.host, self._ctx.settings.port)
         try:
             await self._follow_log()
+            if self._ctx.access is not None:
+                await self._ctx.access.start()
             if self._ctx.health is not None:
                 self._stop_health = await self._ctx.health.watch(self._on_heartbeat)
             await self._serve(bound)
@@ -111,6 +113,8 @@ class GatewayService:
         if server is not None and serving is not None:
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
+        if self._ctx.access is not None:
+            await self._ctx.access.stop()
         stop_health, self._stop_health = self._stop_health, None
         if stop_health is not None:
             await stop_health()

@@ -27,6 +27,9 @@ from aura.log.jetstream import ACCEPTED_KEY, EPOCH_KEY
 log = structlog.get_logger("aura.log")
 
 LEASE_BUCKET = "AURA_LEASES"
+TICKET_BUCKET = "AURA_TICKETS"
+#: How long a ticket of a live connection is good for, in seconds.
+TICKET_S = 30
 _SECOND_NS = 1_000_000_000
 _NOT_FOUND = 10059
 _EXISTS_DIFFERENTLY = (10058, 10065)
@@ -71,6 +74,7 @@ def desired_streams(replicas: int = 1) -> list[dict[str, Any]]:
         "subjects": ["append.output.>"],
         "subject_transform": {"src": "append.output.>", "dest": "aura.output.>"},
         "republish": {"src": "aura.output.>", "dest": "aura.output.>"},
+        "allow_atomic": True,
     }
     content = common | {
         "name": "AURA_CONTENT",
@@ -97,7 +101,19 @@ def desired_streams(replicas: int = 1) -> list[dict[str, Any]]:
         "allow_rollup_hdrs": True,
         "max_msg_size": 4 * 1024,
     }
-    return [log_stream, output, content, health, leases]
+    tickets = common | {
+        "name": f"KV_{TICKET_BUCKET}",
+        "description": "Tickets of live connections, by their SHA-256: single use, seconds.",
+        "subjects": [f"$KV.{TICKET_BUCKET}.*"],
+        "storage": "memory",  # what a restart forgets is asked for again
+        "discard": "old",
+        "max_msgs_per_subject": 1,
+        "max_msgs": 100_000,
+        "max_age": 2 * TICKET_S * _SECOND_NS,
+        "duplicate_window": 2 * TICKET_S * _SECOND_NS,
+        "max_msg_size": 16 * 1024,
+    }
+    return [log_stream, output, content, health, leases, tickets]
 
 
 @dataclass(frozen=True, slots=True)

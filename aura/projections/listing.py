@@ -15,7 +15,7 @@ hold fewer jobs than asked for, even none, and is not the last one as long as it
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aura.clock import Clock
@@ -23,6 +23,7 @@ from aura.domain.job_state import JobStatus
 from aura.errors import InvalidRequest
 from aura.events import subjects
 from aura.projections import cursors
+from aura.projections.several import Found, merged
 
 MAX_LIMIT = 1_000
 MAX_QUERY = 200
@@ -44,7 +45,6 @@ NEWEST = 2**62
 #: Runs a named query and returns its rows; tries one for some seconds and returns ``None`` if that is not enough.
 Run = Callable[[str, dict[str, Any]], Awaitable[list[dict[str, Any]]]]
 Try = Callable[[str, dict[str, Any], float], Awaitable[list[dict[str, Any]] | None]]
-Found = tuple[list[dict[str, Any]], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +125,36 @@ class Listing:
         self._clock = clock
         self._searchable = searchable
 
-    async def page(self, wanted: JobFilter, *, limit: int, cursor: str | None, as_of: int | None = None) -> Page:
-        """One page. Raises ``InvalidRequest``, ``Unavailable``."""
+    async def page(
+        self,
+        wanted: JobFilter,
+        *,
+        limit: int,
+        cursor: str | None,
+        as_of: int | None = None,
+        projects: Sequence[int] | None = None,
+    ) -> Page:
+        """One page; of several ``projects`` if they are named instead of one in the filter. Raises ``InvalidRequest``, ``Unavailable``."""
         check_limit(limit)
-        question = [*wanted.question, as_of]
+        question = [*wanted.question, as_of, *([] if projects is None else [list(projects)])]
         before = NEWEST if cursor is None else cursors.decode(cursor, question)
-        if as_of is not None:
-            more = {"as_of": as_of, "id": None}
-            rows, place = await self._scan("jobs_as_of", wanted.params | more, before, limit, AS_OF_WINDOW)
+        if projects is None:
+            rows, place = await self._find(wanted, before, limit, as_of)
         else:
-            rows, place = await self._find(wanted, before, limit)
+            rows, place = await merged(
+                projects,
+                lambda one: self._find(replace(wanted, project_id=one), before, limit, as_of),
+                "created_seq",
+                limit,
+            )
         return Page(rows, None if place is None else cursors.encode(place, question))
 
-    async def _find(self, wanted: JobFilter, before: int, limit: int) -> Found:
+    async def _find(self, wanted: JobFilter, before: int, limit: int, as_of: int | None) -> Found:
         """Rows, and the place before which to go on (``None``: nothing is left)."""
         params = wanted.params
+        if as_of is not None:
+            more = {"as_of": as_of, "id": None}
+            return await self._scan("jobs_as_of", params | more, before, limit, AS_OF_WINDOW)
         if not (wanted.status or wanted.role or wanted.model):
             if not wanted.q:
                 return _full(await self._run("jobs_newest", params | {"before": before, "limit": limit}), limit)

@@ -23,6 +23,7 @@ from aura.events import subjects
 from aura.projections import cursors, shapes, sql
 from aura.projections.connection import adapt, parameters, unavailable
 from aura.projections.listing import NEWEST, SCAN_COLUMNS, Listing, Page, check_limit, checked
+from aura.projections.several import Found, merged
 from aura.projections.situation import Situation, read_situation
 from aura.projections.snapshot import Snapshot, open_snapshot
 from aura.projections.waiting import Progress
@@ -156,11 +157,14 @@ class Queries:
         limit: int = 100,
         cursor: str | None = None,
         as_of: AsOf | None = None,
+        projects: Sequence[int] | None = None,
     ) -> Page:
-        """Jobs newest first (``listing.py`` tells how a page may be short and still have a next one)."""
+        """Jobs newest first (``listing.py`` tells how a page may be short and still have a next one), of one project, of several, or
+        of all."""
+        project_id, several = _projects(project_id, projects)
         wanted = checked(status=status, project_id=project_id, role=role, model=model, q=q)
         at = None if as_of is None else await self.resolve(as_of)
-        return await self._listing.page(wanted, limit=limit, cursor=cursor, as_of=at)
+        return await self._listing.page(wanted, limit=limit, cursor=cursor, as_of=at, projects=several)
 
     async def get_job(self, job_id: str, *, as_of: AsOf | None = None) -> dict[str, Any]:
         """One job. Raises ``NotFound``."""
@@ -189,17 +193,17 @@ class Queries:
 
     # --- PRDs
 
-    async def list_prds(self, *, project_id: int | None = None, limit: int = 100, cursor: str | None = None) -> Page:
+    async def list_prds(
+        self,
+        *,
+        project_id: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        projects: Sequence[int] | None = None,
+    ) -> Page:
         """PRDs newest first: ``{root_job_id, project_id, title, count, status, progress, counts, created_at}``."""
-        question = ["prds", project_id]
-        params = {
-            "before": _place(cursor, question),
-            "project_id": project_id,
-            "root": None,
-            "limit": check_limit(limit),
-        }
-        rows = await self._run("prds", params)
-        return _page([shapes.prd(row) for row in rows], rows, "first_seq", limit, question)
+        page = await self._paged("prds", {"root": None}, "first_seq", limit, cursor, _projects(project_id, projects))
+        return Page([shapes.prd(row) for row in page.rows], page.next_cursor)
 
     async def get_prd(self, root_job_id: str) -> dict[str, Any]:
         """One PRD with its ``jobs``, in its order. Raises ``NotFound``."""
@@ -217,13 +221,37 @@ class Queries:
     # --- archives
 
     async def list_archives(
-        self, *, project_id: int | None = None, limit: int = 100, cursor: str | None = None
+        self,
+        *,
+        project_id: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        projects: Sequence[int] | None = None,
     ) -> Page:
         """``{id, project_id, final_status, archived_at, retention_until, held, purge, …}`` newest first."""
-        question = ["archives", project_id]
-        params = {"before": _place(cursor, question), "project_id": project_id, "id": None, "limit": check_limit(limit)}
-        rows = await self._run("archives", params)
-        return _page(rows, rows, "closed_seq", limit, question)
+        return await self._paged("archives", {"id": None}, "closed_seq", limit, cursor, _projects(project_id, projects))
+
+    async def _paged(
+        self,
+        query: str,
+        fixed: dict[str, Any],
+        place_of: str,
+        limit: int,
+        cursor: str | None,
+        projects: tuple[int | None, Sequence[int] | None],
+    ) -> Page:
+        """A page of a list that is ordered by ``place_of``: of one project, of several, or of all."""
+        project_id, several = projects
+        question = [query, project_id, *([] if several is None else [list(several)])]
+        before = NEWEST if cursor is None else cursors.decode(cursor, question)
+        params = fixed | {"before": before, "limit": check_limit(limit)}
+
+        async def of(project: int | None) -> Found:
+            rows = await self._run(query, params | {"project_id": project})
+            return rows, rows[-1][place_of] if len(rows) == limit else None
+
+        rows, place = await of(project_id) if several is None else await merged(several, of, place_of, limit)
+        return Page(rows, None if place is None else cursors.encode(place, question))
 
     async def get_archive(self, job_id: str) -> dict[str, Any]:
         """One archived job. Raises ``NotFound``."""
@@ -257,14 +285,16 @@ class Queries:
 
     # --- statistics
 
-    async def stats(self, *, project_id: int | None = None, as_of: AsOf | None = None) -> dict[str, Any]:
+    async def stats(
+        self, *, project_id: int | None = None, as_of: AsOf | None = None, projects: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Counts by status, throughput of the last hour, latency percentiles in seconds, success rate per model.
 
         Latencies are those of the newest 2,000 finished jobs and are left out as of the past.
         """
         if project_id is not None:
-            subjects.check_project(project_id)
-        params: dict[str, Any] = {"project_id": project_id}
+            projects = [subjects.check_project(project_id)]
+        params: dict[str, Any] = {"projects": list(projects) if projects is not None else None}
         latencies = None
         if as_of is None:
             until = self._clock.now()
@@ -314,9 +344,8 @@ def _uuid(kind: str, text: str) -> str:
     return text
 
 
-def _place(cursor: str | None, question: object) -> int:
-    return NEWEST if cursor is None else cursors.decode(cursor, question)
-
-
-def _page(shown: list[dict[str, Any]], rows: list[dict[str, Any]], place: str, limit: int, question: object) -> Page:
-    return Page(shown, cursors.encode(rows[-1][place], question) if len(rows) == limit else None)
+def _projects(project_id: int | None, projects: Sequence[int] | None) -> tuple[int | None, Sequence[int] | None]:
+    """One project (``None``: all of them), or several."""
+    if projects is not None and len(projects) == 1:
+        return projects[0], None
+    return project_id, projects

@@ -50,7 +50,7 @@ async def read_situation(connection: Connection, job_id: str) -> Situation:
         if job["concurrency_key"] is not None:
             place = {"project_id": job["project_id"], "key": job["concurrency_key"], "id": job_id}
             held = await run("key_holder", place)
-        counts = shapes.stats(await run("counts", {"project_id": None}), [], None)["models"]
+        counts = shapes.stats(await run("counts", {"projects": None}), [], None)["models"]
         return Situation(
             seq=(await run("checkpoint"))[0]["seq"] or 0,
             job=job,

@@ -34,11 +34,12 @@ from aura.errors import InvalidRequest
 from aura.log.credentials import INBOX
 
 LOG, OUTPUT, CONTENT, HEALTH, LEASES = "AURA_LOG", "AURA_OUTPUT", "AURA_CONTENT", "AURA_HEALTH", "KV_AURA_LEASES"
+TICKETS = "KV_AURA_TICKETS"
 #: The account of the components we run ourselves; it holds the streams.
 CORE = "AURA"
 #: The account of workers and onlookers, who are not trusted with reply subjects. It holds nothing.
 EDGE = "AURA_EDGE"
-STREAMS = (LOG, OUTPUT, CONTENT, HEALTH, LEASES)
+STREAMS = (LOG, OUTPUT, CONTENT, HEALTH, LEASES, TICKETS)
 #: Users of an ``aura up``; workers come on top, one per worker id.
 COMPONENTS = ("gateway", "scheduler", "projector", "admin", "observer")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -125,10 +126,15 @@ def gateway() -> Permissions:
             "append.aura.job.>",
             "append.aura.model.>",
             "append.aura.session.>",
+            "append.aura.system.key.>",
+            "append.aura.system.access_denied",
             "append.output.>",
             "content.aura.>",
             "health.aura.>",
             "lease.aura.renewed",
+            # Tickets of browsers: written by one gateway, taken by any, once.
+            "$KV.AURA_TICKETS.*",
+            f"$JS.API.STREAM.MSG.GET.{TICKETS}",
             *_api("INFO"),
             *_reads(LOG, OUTPUT, CONTENT, HEALTH),
             *_consumes(LOG, OUTPUT, HEALTH),

@@ -15,7 +15,7 @@ from pathlib import Path
 from aura.config import masked
 from aura.errors import AuraError, ConfigError
 from aura.runtime.files import private_folder, write_private
-from aura.runtime.permissions import fingerprint
+from aura.runtime.permissions import STREAMS, fingerprint
 
 #: In ``credentials/``: for what the files beside it were made.
 MINTED = "minted"
@@ -49,7 +49,8 @@ def note_topology(data_dir: Path, nats_url: str | None) -> None:
 
 
 def _server(nats_url: str | None) -> str:
-    return masked(nats_url) if nats_url else "embedded"
+    """The server and the streams that this version makes there: a later version that needs another one makes it."""
+    return f"{masked(nats_url) if nats_url else 'embedded'} {','.join(STREAMS)}"
 
 
 def accounts(data_dir: Path, workers: dict[str, list[str]]) -> None:

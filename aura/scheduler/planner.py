@@ -87,7 +87,7 @@ class Planner:
         if state is None:
             return
         del self.missing[job.job_id]
-        row = JobRow(job.project, job.job_id, job.seq, state, job.created_seq, job.since_ns)
+        row = JobRow(job.project, job.job_id, job.seq, state, job.created_seq, job.since_ns, job.state.get("trace"))
         row.timeout_s, row.queue_timeout_s = job.timeout_s, job.queue_timeout_s
         row.key = None if job.concurrency_key is None else (job.project, job.concurrency_key)
         row.manual = job.assigned_by == policy.MANUAL
@@ -164,7 +164,8 @@ class Planner:
     def _created(
         self, project: int, job_id: str, recorded: Recorded, state: JobState, flat: Mapping[str, Any], now: float
     ) -> None:
-        row = JobRow(project, job_id, recorded.seq, state, recorded.seq, recorded.stored_at_ns)
+        trace = flat.get("trace_id")
+        row = JobRow(project, job_id, recorded.seq, state, recorded.seq, recorded.stored_at_ns, trace)
         row.timeout_s = flat.get("timeout_s")
         row.queue_timeout_s = flat.get("queue_timeout_s")
         key = flat.get("concurrency_key")
@@ -356,10 +357,10 @@ def _state_of(carried: Mapping[str, Any], seq: int) -> JobState | None:
     if carried.get("n") != 1 or "not_before" in carried or "keys" in carried:
         state = job_state.from_json(carried)
         return None if state is None else job_state.placed(state, seq)
-    alike = tuple(carried.items())
+    alike = tuple(item for item in carried.items() if item[0] != "trace")  # the row keeps that
     state = _ALIKE.get(alike)
     if state is None:
-        state = job_state.from_json(carried)
+        state = job_state.from_json(dict(alike))
         if state is not None:
             if len(_ALIKE) >= _MOST_ALIKE:
                 _ALIKE.clear()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from aura.commands.heads import JobHead
 from aura.domain.job_commands import JobCommand
 from aura.domain.job_state import JobState
@@ -121,15 +123,20 @@ class JobRow:
         "ticket",
         "timeout_at",
         "timeout_s",
+        "trace",
         "unmet",
         "waiting_ns",
     )
 
-    def __init__(self, project: int, job_id: str, seq: int, state: JobState, order: int, since_ns: int) -> None:
+    def __init__(
+        self, project: int, job_id: str, seq: int, state: JobState, order: int, since_ns: int, trace: str | None
+    ) -> None:
         self.project = project
         self.job_id = job_id
         self.seq = seq
         self.state = state
+        #: Kept apart, so that many jobs can share a state.
+        self.trace = trace
         self.order = order
         #: Store time of the event that led to the present status, and of the one since when the job waits for a start.
         self.since_ns = since_ns
@@ -155,4 +162,4 @@ class JobRow:
 
     def head(self) -> JobHead:
         """What a decision on this job is decided on."""
-        return JobHead(self.project, self.job_id, self.seq, self.state)
+        return JobHead(self.project, self.job_id, self.seq, replace(self.state, trace=self.trace))

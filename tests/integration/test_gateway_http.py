@@ -133,13 +133,19 @@ async def test_idempotency_key_gives_the_same_answer_and_no_second_event_G2(worl
     assert other["code"] == "idempotency_key_reused"
 
 
-async def test_traceparent_reaches_the_event_and_the_answer(world: World) -> None:
+async def test_a_traceparent_follows_the_job_from_the_request_to_the_worker_and_every_event(world: World) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
     answer = await world.http.post("/prds", json={"title": "T", "tasks": [{}]}, headers=headers)
     assert answer.headers["x-trace-id"] == trace
-    [event] = (await world.http.get(f"/jobs/{answer.json()['job_ids'][0]}/events")).json()
-    assert event["correlation_id"] == trace
+    job_id = answer.json()["job_ids"][0]
+    await world.post(f"/jobs/{job_id}/assign", {"assigned_model": "m"})
+    claimed = await world.post(f"/jobs/{job_id}/claim", {"worker_id": "w"})
+    assert claimed["traceparent"] == f"00-{trace}-0001{job_id[-12:]}-01"
+    await world.post(f"/jobs/{job_id}/complete", {"success": True})
+    events = (await world.http.get(f"/jobs/{job_id}/events")).json()
+    assert [event["type"] for event in events] == ["job.created", "job.assigned", "job.claimed", "job.completed"]
+    assert {event["correlation_id"] for event in events} == {trace}
 
 
 async def test_lists_filter_and_page(world: World) -> None:

@@ -57,7 +57,7 @@ async def test_a_cluster_gets_three_copies(cluster: NatsServer) -> None:
     copies = topology.replicas(admin, None)
     assert copies == 3
     report = await topology.ensure(admin, CLOCK, IDS, replicas=copies)
-    assert (len(report.created), report.drift) == (5, [])
+    assert (len(report.created), report.drift) == (6, [])
     reply = await admin.request("$JS.API.STREAM.INFO.AURA_LOG", b"", timeout=10)
     assert orjson.loads(reply.data)["config"]["num_replicas"] == 3
     assert (await topology.inspect(admin, CLOCK, IDS, replicas=topology.replicas(admin, None))).drift == []

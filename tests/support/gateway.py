@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +17,8 @@ import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
+from aura.cli import compose
+from aura.cli.binding.access import access_of
 from aura.clock import Clock, SystemClock, parse_rfc3339
 from aura.commands.handler import Caller
 from aura.commands.service import CommandService, Policy, Ports
@@ -36,6 +38,7 @@ from aura.log.memory import MemoryEventStore, matches
 from aura.log.output import OutputMessage, SealedOutput
 from aura.log.output_memory import MemoryOutputBackend, memory_content_and_output
 from aura.log.store import Recorded
+from aura.log.tickets import MemoryTickets
 
 DIRECTOR_KEY = "correct horse battery staple"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -156,7 +159,7 @@ class LogQueries:
             row
             for row in await self._rows(as_of)
             if (not where.status or row["status"] in where.status)
-            and where.project_id in (None, row["project_id"])
+            and (where.projects is None or row["project_id"] in where.projects)
             and where.role in (None, row["role"])
             and where.model in (None, row["assigned_model"])
             and (where.q is None or where.q.lower() in str(row["title"]).lower())
@@ -168,10 +171,12 @@ class LogQueries:
     async def get_job(self, job_id: str, *, as_of: int | None = None) -> Row | None:
         return next((row for row in await self._rows(as_of) if row["id"] == job_id), None)
 
-    async def list_prds(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
+    async def list_prds(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
         roots = dict.fromkeys(row["root_job_id"] for row in await self._rows())
         found = [await self.get_prd(root) for root in roots]
-        return Page([prd for prd in found if prd is not None and project_id in (None, prd["project_id"])][:limit])
+        return Page(
+            [prd for prd in found if prd is not None and (projects is None or prd["project_id"] in projects)][:limit]
+        )
 
     async def get_prd(self, root_job_id: str, *, as_of: int | None = None) -> Row | None:
         jobs = [row for row in await self._rows(as_of) if row["root_job_id"] == root_job_id]
@@ -188,9 +193,11 @@ class LogQueries:
             "seq": max(int(row["seq"]) for row in jobs),
         }
 
-    async def list_archives(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
+    async def list_archives(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
         rows = [await self.get_archive(row["id"]) for row in await self._rows()]
-        return Page([row for row in rows if row is not None and project_id in (None, row["project_id"])][:limit])
+        return Page(
+            [row for row in rows if row is not None and (projects is None or row["project_id"] in projects)][:limit]
+        )
 
     async def get_archive(self, job_id: str) -> Row | None:
         row = await self.get_job(job_id)
@@ -204,9 +211,9 @@ class LogQueries:
     async def model_health(self, model: str) -> Row | None:
         return None
 
-    async def stats(self, *, as_of: int | None = None) -> Row:
-        rows = await self._rows(as_of)
-        return {"counts": {status: sum(row["status"] == status for row in rows) for status in JobStatus}}
+    async def stats(self, *, projects: tuple[int, ...] | None = None, as_of: int | None = None) -> Row:
+        rows = [row for row in await self._rows(as_of) if projects is None or row["project_id"] in projects]
+        return {"counts": {status.value: sum(row["status"] == status for row in rows) for status in JobStatus}}
 
     async def grid(self, project_id: int) -> Row:
         return {"project_id": project_id, "subjects": []}
@@ -341,8 +348,12 @@ def make_world(
     async def explain(job_id: str) -> Row | None:
         return await queries.get_job(job_id)
 
+    configured = settings(**config)
+    access, observers = access_of(
+        compose.World(configured, clock, ids), store, MemoryTickets(), metrics, AsyncExitStack()
+    )
     ctx = GatewayContext(
-        settings=settings(**config),
+        settings=configured,
         clock=clock,
         ids=ids,
         commands=commands,
@@ -357,9 +368,10 @@ def make_world(
         health=health,
         limits=limits,
         version="0.1.0",
+        access=access,
     )
     service = GatewayService(
-        ctx, lambda from_seq, on_batch, _on_end: MemoryTail(store, from_seq, on_batch), observers=()
+        ctx, lambda from_seq, on_batch, _on_end: MemoryTail(store, from_seq, on_batch), observers=observers
     )
     http = httpx.AsyncClient(trust_env=False)
     return World(clock, store, content, output, live, health, queries, commands, hub, ctx, service, http)

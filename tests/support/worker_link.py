@@ -15,6 +15,9 @@ from aura.errors import AuraError
 from aura.events.subjects import OutputKind
 from aura.worker.link import Assigned, Ended
 
+#: The trace context of every claim of the scripted link.
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-0001a3ce929d0e0e-01"
+
 
 @dataclass
 class Offer:
@@ -108,6 +111,7 @@ class MemoryLink:
             "lease_ttl_s": 10,
             "payload": self.payloads.get(job_id),
             "seq": self.next_seq(),
+            "traceparent": TRACEPARENT,
             "data_key": base64.b64encode(bytes(32)).decode(),
         }
 

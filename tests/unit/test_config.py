@@ -44,7 +44,9 @@ def test_a_named_file_replaces_the_one_in_the_folder_and_must_exist(tmp_path: Pa
     [
         ({"AURA_PORT": "many"}, "AURA_PORT.*whole number"),
         ({"AURA_PORT": "65536"}, "AURA_PORT.*between 0 and 65535"),
-        ({"AURA_AUTH": "password"}, "AURA_AUTH.*one of none"),
+        ({"AURA_AUTH": "password"}, "AURA_AUTH.*must be open, keys, oidc, or keys,oidc"),
+        ({"AURA_AUTH": "none"}, "AURA_AUTH.*not accepted any more: say open"),
+        ({"AURA_AUTH": "open,keys"}, "AURA_AUTH.*cannot be combined"),
         ({"AURA_LEASE_TTL": "1"}, "AURA_LEASE_TTL.*between 5 and 3600"),
         ({"AURA_ROLE_MODELS": "Employee"}, "AURA_ROLE_MODELS.*Role=model"),
         ({"AURA_ROLE_MODELS": "Employee=a.b"}, "AURA_ROLE_MODELS.*model name"),
@@ -75,7 +77,7 @@ def test_secrets_may_come_from_files_and_are_shown_nowhere(tmp_path: Path) -> No
     assert found.director_api_key == "tops3cret"
     shown = repr(found) + repr(config.rows(found)) + repr(config.to_env(found))
     assert "tops3cret" not in shown
-    assert {row.value for row in config.rows(found) if row.secret} == {
+    assert {row.value for row in config.rows(found) if row.secret and row.value} == {
         "********",
         "postgresql://u:********@h:5432/d",
         "nats://u:********@one:4222,nats://u:********@two:4222",

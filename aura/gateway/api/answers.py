@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class Problem(_Answer):
@@ -62,6 +62,7 @@ class Claimed(_Answer):
     assigned_model: str | None
     payload: Any
     seq: int
+    traceparent: str | None = None
 
 
 class Renewed(_Answer):
@@ -162,6 +163,47 @@ class Ready(_Answer):
 
     ready: bool
     checks: dict[str, str] | None = None
+
+
+class Caller(_Answer):
+    """Who one is to the gateway. ``projects`` null: all."""
+
+    actor: str
+    roles: list[str]
+    projects: list[int] | None
+    actions: list[str]
+    modes: list[str]
+    key_id: str | None = None
+    expires_at: str | None = None
+
+
+class AccessKey(_Answer):
+    """What is known of an API key."""
+
+    key_id: str
+    role: str
+    projects: list[int] | None
+    label: str
+    actor: str
+    status: str = Field(description="active, expired or revoked")
+    issued_at: str
+    issued_by: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class IssuedKey(AccessKey):
+    """The only answer that holds the key itself."""
+
+    key: str
+    seq: int
+
+
+class Ticket(_Answer):
+    """The first message of a live connection: ``{"op":"auth","ticket":"…"}``."""
+
+    ticket: str
+    expires_in_s: int
 
 
 ANYTHING: dict[str, Any] = {"type": "object"}

@@ -7,7 +7,6 @@ parameters; the same argument twice with different values is refused. Every answ
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -18,16 +17,16 @@ from starlette.responses import Response, StreamingResponse
 
 from aura.commands import requests as r
 from aura.commands.handler import Caller
-from aura.errors import AuraError, Forbidden, InvalidRequest
+from aura.errors import AuraError, InvalidRequest
 from aura.events import subjects
+from aura.gateway.access.principal import Principal
+from aura.gateway.access.scoping import asked_projects, check, check_project
 from aura.gateway.api import bodies, problems
 from aura.gateway.api.endpoint import Handler
 from aura.gateway.api.forms import BulkDryRun, Next
 from aura.gateway.context import Gateway
 from aura.gateway.ports import JobFilter
 
-ANONYMOUS = "anonymous"
-DIRECTOR = "director:configured"
 NDJSON = "application/x-ndjson"
 #: Commands of one bulk request that run at once.
 _BULK_AT_ONCE = 16
@@ -39,16 +38,25 @@ def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(orjson.dumps(value), status, headers, "application/json")
 
 
-def caller_of(gateway: Gateway, request: Request, actor: str = ANONYMOUS) -> Caller:
+def principal_of(request: Request) -> Principal:
+    """Who asks, as the door let it in."""
+    principal: Principal = request.scope["aura.principal"]
+    return principal
+
+
+def caller_of(gateway: Gateway, request: Request) -> Caller:
     """Who asks. The correlation id is the trace id, so a ``traceparent`` follows the request into the log."""
     key = request.headers.get("idempotency-key")
     if key is not None and (not 1 <= len(key) <= 255 or not key.isprintable()):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable characters", field="Idempotency-Key")
+    principal = principal_of(request)
     return Caller(
-        actor=actor,
+        actor=principal.actor,
         correlation_id=request.scope["aura.trace_id"],
         causation_id=gateway.ctx.ids.uuid7(),
         idempotency_key=key,
+        owner=principal.actor if "open" not in gateway.access.modes else None,
+        projects=principal.projects,
     )
 
 
@@ -104,43 +112,9 @@ def model_command(operation: str) -> Handler:
 async def submit(gateway: Gateway, request: Request) -> Response:
     """``POST /prds``."""
     params = await arguments(gateway, request)
+    check_project(principal_of(request), params.get("project_id", 1))
     answer = await gateway.ctx.commands.call("submit", params, caller_of(gateway, request))
     return json(answer, 201, {"location": f"/prds/{answer['root_job_id']}"})
-
-
-def is_director(gateway: Gateway, request: Request) -> bool:
-    """Whether the director's key came along; compared in constant time, and never when none is configured."""
-    configured = gateway.ctx.settings.director_api_key
-    sent = request.headers.get("x-director-key", "")
-    return configured is not None and hmac.compare_digest(sent.encode(), configured.encode())
-
-
-async def purge(gateway: Gateway, request: Request) -> Response:
-    """``POST /archives/{id}/purge``: 403 without the key, then 404, then 403 while retention runs."""
-    if not is_director(gateway, request):
-        raise Forbidden("purging needs the director's key")
-    job_id = subjects.check_job_id(request.path_params["job_id"])
-    params = await arguments(gateway, request)
-    params["job_id"] = job_id
-    return json(await gateway.ctx.commands.call("purge", params, caller_of(gateway, request, DIRECTOR)))
-
-
-def archive_command(operation: str) -> Handler:
-    """Hold and release of an archive. Anybody may keep content from being erased; where there is a director, only the director lets it
-    go again. A key that is sent must be right in any case."""
-
-    async def handle(gateway: Gateway, request: Request) -> Response:
-        director = is_director(gateway, request)
-        guarded = operation == "release_hold" and gateway.ctx.settings.director_api_key is not None
-        if not director and (guarded or "x-director-key" in request.headers):
-            raise Forbidden("this needs the director's key")
-        job_id = subjects.check_job_id(request.path_params["job_id"])
-        params = await arguments(gateway, request)
-        params["job_id"] = job_id
-        actor = DIRECTOR if director else ANONYMOUS
-        return json(await gateway.ctx.commands.call(operation, params, caller_of(gateway, request, actor)))
-
-    return handle
 
 
 async def next_job(gateway: Gateway, request: Request) -> Response:
@@ -173,18 +147,19 @@ async def bulk(gateway: Gateway, request: Request) -> Response:
     """``POST /jobs/bulk``: a dry run names the ids, the second call acts and streams a line per job."""
     params = await arguments(gateway, request)
     if "dry_run" in params or "filter" in params:
-        return json(await _select(gateway, r.parse(BulkDryRun, params)))
+        return json(await _select(gateway, r.parse(BulkDryRun, params), principal_of(request)))
     action = r.parse(r.Bulk, params)
     caller = caller_of(gateway, request)
-    return StreamingResponse(_bulk_lines(gateway, action, caller), media_type=NDJSON)
+    return StreamingResponse(_bulk_lines(gateway, action, caller, principal_of(request)), media_type=NDJSON)
 
 
-async def _select(gateway: Gateway, asked: BulkDryRun) -> dict[str, Any]:
+async def _select(gateway: Gateway, asked: BulkDryRun, principal: Principal) -> dict[str, Any]:
     """The ids, read at one sequence: whatever the action does later, it does to these."""
     seq = gateway.hub.head
     await gateway.ctx.queries.wait_for(seq, gateway.limits.min_seq_wait_s)
     where = asked.filter
-    wanted = JobFilter(tuple(where.status), where.project_id, where.role, where.model, where.q)
+    projects = asked_projects(principal, where.project_id)
+    wanted = JobFilter(tuple(where.status), projects, where.role, where.model, where.q)
     ids: list[str] = []
     cursor: str | None = None
     while len(ids) < MAX_BULK:
@@ -198,16 +173,19 @@ async def _select(gateway: Gateway, asked: BulkDryRun) -> dict[str, Any]:
     return {"action": asked.action, "ids": ids, "count": len(ids), "seq": seq, "more": cursor is not None}
 
 
-async def _bulk_lines(gateway: Gateway, action: r.Bulk, caller: Caller) -> AsyncIterator[bytes]:
+async def _bulk_lines(gateway: Gateway, action: r.Bulk, caller: Caller, principal: Principal) -> AsyncIterator[bytes]:
     for start in range(0, len(action.ids), _BULK_AT_ONCE):
         part = action.ids[start : start + _BULK_AT_ONCE]
-        for line in await asyncio.gather(*(_bulk_one(gateway, action, job_id, caller) for job_id in part)):
+        for line in await asyncio.gather(*(_bulk_one(gateway, action, job_id, caller, principal) for job_id in part)):
             yield orjson.dumps(line) + b"\n"
 
 
-async def _bulk_one(gateway: Gateway, action: r.Bulk, job_id: str, caller: Caller) -> dict[str, Any]:
+async def _bulk_one(
+    gateway: Gateway, action: r.Bulk, job_id: str, caller: Caller, principal: Principal
+) -> dict[str, Any]:
     own = replace(caller, causation_id=gateway.ctx.ids.uuid7())
     try:
+        await check(gateway.projects, principal, "/jobs/bulk", {"job_id": job_id}, reads=False)
         answer = await gateway.ctx.commands.call(action.action, {"job_id": job_id, "reason": action.reason}, own)
     except AuraError as error:
         return {"job_id": job_id, "ok": False, "problem": problems.embedded(error, caller.correlation_id)}

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from aura.gateway.access.matrix import check_action
 from aura.gateway.api.forms import NoQuery
 from aura.gateway.context import Gateway
 
@@ -29,7 +30,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """``path`` in Starlette's notation. ``kind`` names the gate that bounds its concurrency. ``body`` is the
+    """``path`` in Starlette's notation. ``action``: what one must be allowed to (``access/matrix.toml``). ``kind`` names the gate that
+    bounds its concurrency. ``body`` is the
     request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field."""
 
     method: Literal["GET", "POST"]
@@ -39,9 +41,13 @@ class Endpoint:
     summary: str
     tag: str
     answers: tuple[Answer, ...]
+    action: str
     kind: Kind = "read"
     query: type[BaseModel] = NoQuery
     body: type[BaseModel] | tuple[type[BaseModel], ...] | None = None
     text_field: str | None = None
     headers: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_action(self.action)

@@ -114,11 +114,18 @@ class LiveQuery(r.Request):
 
 class JobLiveQuery(r.Request):
     """Where a job's feed begins: events after ``since``, output from message ``from`` on, in that message after
-    record ``after``."""
+    record ``after``. ``epoch`` is the log that ``since`` belongs to."""
 
     since: Seq = 0
     from_: Annotated[Seq, Field(alias="from")] = 0
     after: Annotated[int, Field(ge=-1, le=MAX_SEQ)] = -1
+    epoch: Annotated[str, Field(max_length=64)] | None = None
+
+
+class SessionLiveQuery(JobLiveQuery):
+    """Where a session's feed begins: as a job's. ``project_id`` when several projects use the name."""
+
+    project_id: Project | None = None
 
 
 class VerboseQuery(r.Request):

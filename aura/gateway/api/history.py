@@ -15,12 +15,16 @@ from starlette.responses import Response
 from aura.errors import InvalidRequest
 from aura.events import subjects
 from aura.gateway.api import accept
+from aura.gateway.api.commands import principal_of
 from aura.gateway.api.forms import EventsQuery, JobEventsQuery, query
 from aura.gateway.context import Gateway
 from aura.gateway.live.frames import event_json
+from aura.gateway.live.trie import matches
 from aura.log.store import Recorded
 
 CLOUDEVENTS = "application/cloudevents-batch+json"
+#: Events looked at for one answer to somebody who may not see all of them; ``Link`` goes on from there.
+MAX_LOOKED_AT = 20_000
 #: An answer ends (and ``Link`` goes on) after about so many bytes.
 MAX_BYTES = 8 * 1024 * 1024
 MEDIA = (accept.JSON, accept.NDJSON, CLOUDEVENTS, "application/cloudevents+json")
@@ -64,24 +68,35 @@ async def events(gateway: Gateway, request: Request) -> Response:
     media = accept.choose(request, MEDIA)
     if asked.to is not None and asked.to < asked.from_:
         raise InvalidRequest("to is before from", field="to")
+    subject, wanted = _allowed(gateway, request, asked.subject)
     found: list[Recorded] = []
-    size = 0
-    more = False
+    size = looked_at = next_seq = 0
     window = gateway.ctx.store.read(
-        max(asked.from_, 1), to_seq=asked.to, subject=asked.subject, batch=min(asked.limit + 1, 1_000)
+        max(asked.from_, 1), to_seq=asked.to, subject=subject, batch=min(asked.limit + 1, 1_000)
     )
     async for recorded in _each(window):
-        more = len(found) == asked.limit or size > MAX_BYTES
-        if more:
+        if len(found) == asked.limit or size > MAX_BYTES or looked_at == MAX_LOOKED_AT:
+            next_seq = recorded.seq
             break
+        if wanted is not None:
+            looked_at += 1
+            if not any(matches(pattern, recorded.subject) for pattern in wanted):
+                continue
         found.append(recorded)
         size += len(recorded.body)
     headers = {}
-    if more:
-        last = found[-1].seq
+    if next_seq:
         pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "from"]
-        headers["link"] = f'</events?{urlencode([*pairs, ("from", last + 1)])}>; rel="next"'
+        headers["link"] = f'</events?{urlencode([*pairs, ("from", next_seq)])}>; rel="next"'
     return render(found, media, gateway.hub.epoch, headers)
+
+
+def _allowed(gateway: Gateway, request: Request, asked: str | None) -> tuple[str | None, tuple[str, ...] | None]:
+    """What to read, and the patterns of which each event must match one (``None``: it may have them all)."""
+    principal = principal_of(request)
+    if gateway.access.may_follow(principal, asked or "aura.>"):
+        return asked, None
+    return asked, gateway.access.visible(principal)
 
 
 async def job_events(gateway: Gateway, request: Request) -> Response:

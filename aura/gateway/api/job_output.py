@@ -34,12 +34,18 @@ _PAGE_BYTES = 4 * 1024 * 1024
 #: Attempts that are asked for at once, and pages that are read at once.
 _ATTEMPTS_AT_ONCE = 2
 _READS_AT_ONCE = 8
-#: Log messages of all jobs that wait for their keys; more are dropped (they are live only).
-_LOG_QUEUE = 1_000
+#: Messages of one kind of all jobs that wait for their keys; more are dropped (they are live only).
+_WAITING = 1_000
 
 
 class StoredOutput(Protocol):
     """``log.output.SealedOutput``."""
+
+    async def last_seq(self) -> int:
+        """The newest cursor."""
+
+    async def newest(self, project: int, job_id: str) -> int:
+        """The newest cursor of one job."""
 
     async def read(
         self,
@@ -74,6 +80,14 @@ class JobOutput:
         self._jobs = jobs
         self._follow = follow
         self._reading = asyncio.Semaphore(_READS_AT_ONCE)
+
+    async def last_seq(self) -> int:
+        """See the port."""
+        return await self._stored.last_seq()
+
+    async def newest(self, project: int, job_id: str) -> int:
+        """See the port."""
+        return await self._stored.newest(project, job_id)
 
     async def read(
         self,
@@ -129,16 +143,16 @@ class JobOutput:
 
         return (await self._follow(f"aura.output.{project}.{job_id}.>", receive)).unsubscribe
 
-    async def watch_logs(self, sink: OutputSink) -> Stop:
+    async def watch_all(self, kind: OutputKind, sink: OutputSink) -> Stop:
         """See the port."""
-        waiting: asyncio.Queue[StoredMessage] = asyncio.Queue(_LOG_QUEUE)
+        waiting: asyncio.Queue[StoredMessage] = asyncio.Queue(_WAITING)
 
         def receive(stored: StoredMessage) -> None:
             if not waiting.full():
                 waiting.put_nowait(stored)
 
-        subscription = await self._follow("aura.output.*.*.*.log", receive)
-        opening = asyncio.get_running_loop().create_task(self._open_logs(waiting, sink))
+        subscription = await self._follow(f"aura.output.*.*.*.{kind}", receive)
+        opening = asyncio.get_running_loop().create_task(self._open_all(waiting, sink))
 
         async def stop() -> None:
             opening.cancel()
@@ -147,7 +161,7 @@ class JobOutput:
 
         return stop
 
-    async def _open_logs(self, waiting: asyncio.Queue[StoredMessage], sink: OutputSink) -> None:
+    async def _open_all(self, waiting: asyncio.Queue[StoredMessage], sink: OutputSink) -> None:
         while True:
             stored = await waiting.get()
             try:
@@ -155,7 +169,7 @@ class JobOutput:
                 head = await self._jobs.head(where.job_id)
                 data_key = await self._content.data_key(where.project, where.job_id)
             except (AuraError, ValueError) as error:
-                log.warning("output.log_line_lost", error=type(error).__name__)
+                log.warning("output.record_lost", error=type(error).__name__)
                 continue
             if data_key is not None and head.state.attempt >= where.attempt:
                 opened = _open(stored, data_key)
@@ -185,7 +199,7 @@ def _open(stored: StoredMessage, data_key: bytes) -> OutputMessage | None:
         for at, record in enumerate(records, stored.first):
             if not isinstance(record, dict) or record.get("i") != at:
                 raise ValueError("records that are not numbered as the message says")
-        return OutputMessage(stored.seq, stored.attempt, stored.kind, records)
+        return OutputMessage(stored.seq, stored.attempt, stored.kind, records, stored.stored_at_ns)
     except (BrokenSeal, ValueError) as error:
         log.warning("output.unreadable", subject=stored.subject, seq=stored.seq, error=type(error).__name__)
         return None

@@ -37,12 +37,7 @@ class LogPages:
         start, end = number * self._page_events + 1, (number + 1) * self._page_events
         page = self._kept.get(number)
         if page is None:
-            whole = to_seq == end
-            page = await self._shared(start if whole else from_seq, to_seq)
-            if whole and page[0].seq == start and sum(len(frame.ws) for frame in page) <= MAX_PAGE_BYTES:
-                self._kept[number] = page
-                while len(self._kept) > self._keep:
-                    self._kept.popitem(last=False)
+            page = await self._shared(number, start if to_seq == end else from_seq, to_seq)
         else:
             self._kept.move_to_end(number)
         first = page[0].seq
@@ -50,15 +45,23 @@ class LogPages:
             raise Unavailable("the log did not return what it holds")
         return page[from_seq - first : to_seq - first + 1]
 
-    async def _shared(self, from_seq: int, to_seq: int) -> list[Frame]:
+    def _keep_page(self, number: int, page: Sequence[Frame]) -> None:
+        """If it is whole, and not too large."""
+        if len(page) == self._page_events and sum(len(frame.ws) for frame in page) <= MAX_PAGE_BYTES:
+            self._kept[number] = page
+            while len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+
+    async def _shared(self, number: int, from_seq: int, to_seq: int) -> list[Frame]:
         key = (from_seq, to_seq)
         task = self._reading.get(key)
         if task is None:
-            task = self._reading[key] = asyncio.get_running_loop().create_task(self._read(from_seq, to_seq))
+            task = self._reading[key] = asyncio.get_running_loop().create_task(self._read(number, from_seq, to_seq))
             task.add_done_callback(lambda _: self._reading.pop(key, None))
         return await asyncio.shield(task)
 
-    async def _read(self, from_seq: int, to_seq: int) -> list[Frame]:
+    async def _read(self, number: int, from_seq: int, to_seq: int) -> list[Frame]:
+        """Kept before the task ends: whoever asks in between finds it, and nobody reads it again."""
         self.reads += 1
         found: list[Frame] = []
         async for batch in self._store.read(from_seq, to_seq=to_seq):
@@ -66,4 +69,5 @@ class LogPages:
             await asyncio.sleep(0)
         if not found:
             raise Unavailable("the log did not return what it holds")
+        self._keep_page(number, found)
         return found

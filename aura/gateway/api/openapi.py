@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from aura.gateway.access.matrix import PUBLIC
 from aura.gateway.api import answers, problems
 from aura.gateway.api.endpoint import Answer, Endpoint
-from aura.gateway.api.forms import JobLiveQuery, LiveQuery
+from aura.gateway.api.forms import JobLiveQuery, LiveQuery, NoQuery, SessionLiveQuery
 
 _PARAM = re.compile(r"\{(\w+)\}")
 _REF = "#/components/schemas/{model}"
@@ -22,11 +23,14 @@ _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "job_id": _UUID,
     "root_job_id": _UUID,
     "name": _NAME,
+    "session_id": _NAME,
     "project_id": {"type": "integer", "minimum": 1},
+    "key_id": {"type": "string", "pattern": "^[a-z2-7]{16}$"},
 }
 _EVERYWHERE = (421, 422, 429, 500, 503)
 _POSTED = (403, 408, 413, 415)
 _ERROR_TEXT = {
+    401: "Who asks is not known (modes keys and oidc)",
     403: "Not allowed",
     404: "No such thing",
     406: "None of the media types asked for",
@@ -41,15 +45,31 @@ _ERROR_TEXT = {
     503: "Something we depend on does not answer; see Retry-After",
 }
 
+#: In mode ``open`` nobody is asked for anything.
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key (aura_…) or an OpenID Connect access token",
+    }
+}
+
 #: The event streams, which are not in the route table because they never end.
 STREAMS: tuple[tuple[str, str, type[BaseModel], str], ...] = (
     ("/sse/events", "follow_events", LiveQuery, "Every event as it is committed (server-sent events)"),
     ("/sse/job/{job_id}", "follow_job", JobLiveQuery, "One job's events and output (server-sent events)"),
+    (
+        "/sse/orchestrator/{session_id}",
+        "follow_session",
+        SessionLiveQuery,
+        "An agent workflow, step by step (server-sent events)",
+    ),
+    ("/sse/studio", "follow_studio", NoQuery, "What changes in all jobs, for a monitoring studio (server-sent events)"),
 )
 
 
 def _models(endpoints: Iterable[Endpoint]) -> list[type[BaseModel]]:
-    found: dict[type[BaseModel], None] = {answers.Problem: None, LiveQuery: None, JobLiveQuery: None}
+    found: dict[type[BaseModel], None] = dict.fromkeys((answers.Problem, *(asked for _, _, asked, _ in STREAMS)))
     for endpoint in endpoints:
         bodies = endpoint.body if isinstance(endpoint.body, tuple) else (endpoint.body,)
         found.update((body, None) for body in bodies if body is not None)
@@ -90,7 +110,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         entry = found.setdefault(str(answer.status), {"description": answer.description})
         if content := _content(answer):
             entry.setdefault("content", {}).update(content)
-    for status in sorted({*_EVERYWHERE, *endpoint.errors, *(_POSTED if endpoint.method == "POST" else ())}):
+    asked = () if endpoint.action in PUBLIC else (401, 403)
+    for status in sorted({*_EVERYWHERE, *asked, *endpoint.errors, *(_POSTED if endpoint.method == "POST" else ())}):
         found.setdefault(
             str(status),
             {
@@ -123,7 +144,10 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         "tags": [endpoint.tag],
         "parameters": _parameters(endpoint.path, query, headers),
         "responses": _responses(endpoint),
+        "x-aura-action": endpoint.action,
     }
+    if endpoint.action in PUBLIC:
+        operation["security"] = []
     if endpoint.text_field is not None:
         operation["parameters"].append(
             {"name": endpoint.text_field, "in": "query", "required": False, "schema": {"type": "string"}}
@@ -140,10 +164,14 @@ def _stream(name: str, path: str, query: dict[str, Any], summary: str) -> dict[s
         "operationId": name,
         "summary": summary,
         "tags": ["live"],
-        "parameters": _parameters(path, query, ("last-event-id",)),
+        "parameters": _parameters(path, query, ("last-event-id", "x-aura-ticket")),
+        "x-aura-action": "log.follow",
         "responses": {
             "200": events,
-            **{str(status): {"description": _ERROR_TEXT[status], **problem} for status in (404, 421, 422, 500, 503)},
+            **{
+                str(status): {"description": _ERROR_TEXT[status], **problem}
+                for status in (401, 403, 404, 421, 422, 429, 500, 503)
+            },
         },
     }
 
@@ -167,5 +195,6 @@ def build(endpoints: tuple[Endpoint, ...], version: str) -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": _SCHEMES},
+        "security": [{"bearer": []}, {}],
     }

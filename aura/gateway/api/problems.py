@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Send
 
 from aura.commands import wire
-from aura.errors import AuraError, TooLarge, Unavailable
+from aura.errors import AuraError, TooLarge, Unauthenticated, Unavailable
 
 log = structlog.get_logger("aura.gateway")
 
@@ -57,6 +57,8 @@ def of(error: Exception, *, instance: str = "", trace_id: str = "") -> tuple[int
         case AuraError() if error.http_status != 500:
             if isinstance(error, Unavailable):
                 headers["retry-after"] = str(error.retry_after_s)
+            if isinstance(error, Unauthenticated):
+                headers["www-authenticate"] = "Bearer"
             if isinstance(error, TooLarge):
                 headers["connection"] = "close"
             body = problem(**wire.described(error), instance=instance, trace_id=trace_id)

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from aura.errors import InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
-from aura.gateway.api.commands import json
+from aura.gateway.access.scoping import asked_projects, visible
+from aura.gateway.api.commands import json, principal_of
 from aura.gateway.api.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
 from aura.gateway.context import Gateway
 from aura.gateway.ports import JobFilter, Page, Row
@@ -84,7 +85,8 @@ async def jobs(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs``."""
     asked = query(JobsQuery, request)
     as_of = await _fresh(gateway, asked)
-    where = JobFilter(tuple(asked.status), asked.project_id, asked.role, asked.model, asked.q)
+    projects = asked_projects(principal_of(request), asked.project_id)
+    where = JobFilter(tuple(asked.status), projects, asked.role, asked.model, asked.q)
     found = await gateway.ctx.queries.list_jobs(where, limit=asked.limit, cursor=asked.cursor, as_of=as_of)
     return _page(request, found)
 
@@ -98,7 +100,7 @@ async def job(gateway: Gateway, request: Request) -> Response:
     row = await _projected(gateway, job_id, gateway.ctx.queries.get_job)
     if row is not None:
         return _tagged(request, row, row.get("seq"))
-    prd = await gateway.ctx.queries.get_prd(job_id)
+    prd = visible(principal_of(request), await gateway.ctx.queries.get_prd(job_id))
     if prd is None:
         raise NotFound("job", job_id)
     return _tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq"))
@@ -130,7 +132,7 @@ async def name_the_prd(gateway: Gateway, request: Request, error: NotFound) -> N
     if error.kind != "job" or not isinstance(job_id, str):
         return
     try:
-        if await gateway.ctx.queries.get_prd(job_id) is not None:
+        if visible(principal_of(request), await gateway.ctx.queries.get_prd(job_id)) is not None:
             error.detail = "no such job: this is the root_job_id of a PRD, whose jobs GET /prds/{root_job_id} names"
     except (Unavailable, NotFound):
         return
@@ -140,7 +142,8 @@ async def prds(gateway: Gateway, request: Request) -> Response:
     """``GET /prds``."""
     asked = query(PageQuery, request)
     await _fresh(gateway, asked)
-    found = await gateway.ctx.queries.list_prds(project_id=asked.project_id, limit=asked.limit, cursor=asked.cursor)
+    projects = asked_projects(principal_of(request), asked.project_id)
+    found = await gateway.ctx.queries.list_prds(projects=projects, limit=asked.limit, cursor=asked.cursor)
     return _page(request, found)
 
 
@@ -148,7 +151,7 @@ async def prd(gateway: Gateway, request: Request) -> Response:
     """``GET /prds/{root_job_id}``."""
     root = subjects.check_job_id(request.path_params["root_job_id"], "root_job_id")
     await _fresh(gateway, query(FreshOnly, request))
-    return _found(request, await gateway.ctx.queries.get_prd(root), "prd", root)
+    return _found(request, visible(principal_of(request), await gateway.ctx.queries.get_prd(root)), "prd", root)
 
 
 def _found(request: Request, row: Row | None, kind: str, key: str, *, tagged: bool = True) -> Response:
@@ -161,10 +164,9 @@ async def archives(gateway: Gateway, request: Request) -> Response:
     """``GET /archives``."""
     asked = query(PageQuery, request)
     await _fresh(gateway, asked)
-    return _page(
-        request,
-        await gateway.ctx.queries.list_archives(project_id=asked.project_id, limit=asked.limit, cursor=asked.cursor),
-    )
+    projects = asked_projects(principal_of(request), asked.project_id)
+    found = await gateway.ctx.queries.list_archives(projects=projects, limit=asked.limit, cursor=asked.cursor)
+    return _page(request, found)
 
 
 async def archive(gateway: Gateway, request: Request) -> Response:
@@ -187,13 +189,15 @@ async def model_health(gateway: Gateway, request: Request) -> Response:
     row = await gateway.ctx.queries.model_health(model)
     if row is None:
         raise NotFound("model", model)
+    if principal_of(request).projects is not None:  # what its workers have in hand may be of any project
+        row = {**row, "history": [{**one, "in_flight": []} for one in row.get("history", ())]}
     return json(row)
 
 
 async def stats(gateway: Gateway, request: Request) -> Response:
     """``GET /stats``."""
     as_of = await _fresh(gateway, query(Fresh, request))
-    return json(await gateway.ctx.queries.stats(as_of=as_of))
+    return json(await gateway.ctx.queries.stats(projects=asked_projects(principal_of(request), None), as_of=as_of))
 
 
 async def grid(gateway: Gateway, request: Request) -> Response:

@@ -8,12 +8,23 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from aura.commands import requests as r
-from aura.gateway.api import accept, commands, forms, history, output, reads, system
+from aura.gateway.api import accept, access, commands, forms, history, output, reads, system
 from aura.gateway.api import answers as a
 from aura.gateway.api.endpoint import Answer, Endpoint, Handler, Kind
 from aura.gateway.metrics import CONTENT_TYPE
 
 Shape = type[BaseModel] | dict[str, Any]
+
+
+#: What reading takes, by tag, where a row says nothing else.
+_READS = {
+    "jobs": "jobs.read",
+    "prds": "jobs.read",
+    "models": "models.read",
+    "archives": "archives.read",
+    "sessions": "sessions.read",
+    "system": "system.health",
+}
 
 
 def _ok(description: str, shape: Shape | None, *media: str, status: int = 200) -> tuple[Answer, ...]:
@@ -31,8 +42,11 @@ def _get(
     query: type[BaseModel] = forms.NoQuery,
     kind: Kind = "read",
     errors: tuple[int, ...] = (),
+    action: str = "",
 ) -> Endpoint:
-    return Endpoint("GET", path, name, handler, summary, tag, answers, kind, query, errors=errors)
+    return Endpoint(
+        "GET", path, name, handler, summary, tag, answers, action or _READS[tag], kind, query, errors=errors
+    )
 
 
 def _job(
@@ -43,6 +57,7 @@ def _job(
     operation: str | None = None,
     answer: type[BaseModel] = a.Committed,
     text_field: str | None = None,
+    needs: str = "jobs.work",
 ) -> Endpoint:
     return Endpoint(
         method="POST",
@@ -52,6 +67,7 @@ def _job(
         summary=summary,
         tag="jobs",
         answers=_ok("Committed", answer),
+        action=needs,
         kind="command",
         body=body,
         text_field=text_field,
@@ -68,6 +84,7 @@ def _model(action: str, operation: str, body: type[BaseModel], summary: str) -> 
         summary=summary,
         tag="models",
         answers=_ok("Done", a.Ok),
+        action="models.report" if action == "heartbeat" else "models.steer",
         kind="command",
         body=body,
         errors=(404, 409),
@@ -79,10 +96,11 @@ def _archive(action: Literal["hold", "release"], operation: str, summary: str) -
         method="POST",
         path=f"/archives/{{job_id}}/{action}",
         name=operation,
-        handler=commands.archive_command(operation),
+        handler=commands.job_command(operation),
         summary=summary,
         tag="archives",
         answers=_ok("Committed", a.Committed),
+        action=f"archives.{action}",
         kind="command",
         body=r.Because,
         headers=("x-director-key",),
@@ -108,10 +126,11 @@ _SYSTEM = (
     ),
     _get("/version", "version", system.version, "Software and log", "system", _ok("Version", a.Version), kind="free"),
     _get(
-        "/metrics", "metrics", system.metrics, "Prometheus", "system", _ok("Metrics", a.TEXT, CONTENT_TYPE), kind="free"
+        "/metrics", "metrics", system.metrics, "Prometheus", "system", _ok("Metrics", a.TEXT, CONTENT_TYPE), kind="free",
+        action="system.status",
     ),
     _get("/projections", "projections", reads.projections, "How far each read model is", "system",
-         _ok("Read models", a.array(a.Projection))),
+         _ok("Read models", a.array(a.Projection)), action="system.status"),
 )  # fmt: skip
 
 _PRDS = (
@@ -123,6 +142,7 @@ _PRDS = (
         summary="Submit a PRD: a root job and one job per task, all or none",
         tag="prds",
         answers=_ok("Stored", a.Submitted, status=201),
+        action="jobs.submit",
         kind="command",
         body=r.Submit,
     ),
@@ -146,6 +166,7 @@ _JOBS = (
             Answer(200, "The selection, or one line per job", a.Selected),
             Answer(200, "The selection, or one line per job", a.ANYTHING, (accept.NDJSON,)),
         ),
+        action="jobs.steer",
         kind="command",
         body=(forms.BulkDryRun, r.Bulk),
     ),
@@ -153,17 +174,18 @@ _JOBS = (
          (*_ok("The job", a.Job), Answer(304, "Not modified")), query=forms.Fresh, errors=(404,)),
     _get("/jobs/{job_id}/events", "job_events", history.job_events, "The job's timeline, from the log", "jobs",
          _ok("Events", a.array(a.Event), accept.JSON, accept.NDJSON, history.CLOUDEVENTS),
-         query=forms.JobEventsQuery, errors=(404, 406)),
+         query=forms.JobEventsQuery, errors=(404, 406), action="log.read"),
     _get("/jobs/{job_id}/output", "job_output", output.output, "The job's output", "jobs",
-         _ok("Output", a.TEXT, accept.TEXT, accept.NDJSON), query=forms.OutputQuery, errors=(404, 406)),
+         _ok("Output", a.TEXT, accept.TEXT, accept.NDJSON), query=forms.OutputQuery, errors=(404, 406), action="jobs.content"),
     _get("/jobs/{job_id}/logs", "job_logs", output.logs, "The job's log lines", "jobs",
          _ok("Log lines", a.ANYTHING, accept.JSON, accept.NDJSON, accept.TEXT),
-         query=forms.OutputQuery, errors=(404, 406)),
+         query=forms.OutputQuery, errors=(404, 406), action="jobs.content"),
     _get("/jobs/{job_id}/result", "job_result", output.result, "What the job handed in", "jobs",
-         _ok("Result", a.Result), errors=(404,)),
+         _ok("Result", a.Result), errors=(404,), action="jobs.content"),
     _get("/jobs/{job_id}/explain", "explain_job", reads.explain, "Why the job is where it is", "jobs",
          _ok("Explanation", a.ANYTHING), query=forms.FreshOnly, errors=(404,)),
-    _job("assign", r.Assign, "Give a job to a model by hand", answer=a.Assigned, text_field="assigned_model"),
+    _job("assign", r.Assign, "Give a job to a model by hand", answer=a.Assigned, text_field="assigned_model",
+         needs="jobs.steer"),
     _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id"),
     _job("heartbeat", r.Heartbeat, "Renew a lease; says whether the job was cancelled", answer=a.Renewed),
     _job("stream", r.Stream, "Append output text", answer=a.Ok),
@@ -173,11 +195,11 @@ _JOBS = (
     _job("complete", r.Complete, "Hand in a result"),
     _job("fail", r.Fail, "Report a failure"),
     _job("release", r.Release, "Give the job back unharmed"),
-    _job("cancel", r.Because, "Cancel a job"),
-    _job("retry", r.Because, "Queue a closed job again"),
-    _job("accept", r.Because, "Accept a submitted result"),
-    _job("reject", r.Because, "Reject a submitted result"),
-    _job("priority", r.Reprioritize, "Change the priority", operation="reprioritize"),
+    _job("cancel", r.Because, "Cancel a job", needs="jobs.steer"),
+    _job("retry", r.Because, "Queue a closed job again", needs="jobs.steer"),
+    _job("accept", r.Because, "Accept a submitted result", needs="jobs.steer"),
+    _job("reject", r.Because, "Reject a submitted result", needs="jobs.steer"),
+    _job("priority", r.Reprioritize, "Change the priority", operation="reprioritize", needs="jobs.steer"),
 )  # fmt: skip
 
 _MODELS = (
@@ -193,6 +215,7 @@ _MODELS = (
         summary="The next job of a pool, already claimed; waits for one. A repeat with the same Idempotency-Key gets the same claim",
         tag="models",
         answers=(*_ok("A job", a.Claimed), Answer(204, "No job within wait_s")),
+        action="jobs.work",
         kind="wait",
         body=forms.Next,
         text_field="worker_id",
@@ -213,10 +236,11 @@ _ARCHIVES = (
         method="POST",
         path="/archives/{job_id}/purge",
         name="purge_archive",
-        handler=commands.purge,
+        handler=commands.job_command("purge"),
         summary="Erase a closed job's content for good, leaving a tombstone",
         tag="archives",
         answers=_ok("Erased", a.Ok),
+        action="archives.purge",
         kind="command",
         body=r.Because,
         headers=("x-director-key",),
@@ -226,13 +250,42 @@ _ARCHIVES = (
 
 _VIEWS = (
     _get("/projects/{project_id}/subjects", "project_grid", reads.grid, "Subjects × stages", "views",
-         _ok("Grid", a.ANYTHING), query=forms.FreshOnly),
+         _ok("Grid", a.ANYTHING), query=forms.FreshOnly, action="jobs.read"),
     _get("/stats", "stats", reads.stats, "Counts, throughput, latency, success rates", "views",
-         _ok("Statistics", a.ANYTHING), query=forms.Fresh),
+         _ok("Statistics", a.ANYTHING), query=forms.Fresh, action="stats.read"),
     _get("/events", "list_events", history.events, "The log", "views",
          _ok("Events", a.array(a.Event), accept.JSON, accept.NDJSON, history.CLOUDEVENTS),
-         query=forms.EventsQuery, errors=(406,)),
+         query=forms.EventsQuery, errors=(406,), action="log.read"),
+)  # fmt: skip
+
+
+def _auth(path: str, name: str, handler: Handler, summary: str, action: str, answer: Shape, **more: Any) -> Endpoint:
+    return Endpoint(
+        method="POST",
+        path=path,
+        name=name,
+        handler=handler,
+        summary=summary,
+        tag="access",
+        answers=_ok("Done", answer, status=201 if "revoke" not in path else 200),
+        action=action,
+        kind="command",
+        **more,
+    )
+
+
+_ACCESS = (
+    _get("/auth/me", "who_am_i", access.me, "Who one is, and what one may do", "access", _ok("The caller", a.Caller),
+         kind="free", action="access.me"),
+    _get("/auth/keys", "list_keys", access.keys, "API keys, newest first; never the keys themselves", "access",
+         _ok("Keys", a.array(a.AccessKey)), action="keys.read"),
+    _auth("/auth/keys", "issue_key", access.issue, "Issue an API key: it is shown once", "keys.manage", a.IssuedKey,
+          body=r.IssueKey, headers=("x-director-key",), errors=(409,)),
+    _auth("/auth/keys/{key_id}/revoke", "revoke_key", access.revoke, "Revoke an API key, with what it has open", "keys.manage",
+          a.AccessKey, body=r.Because, headers=("x-director-key",), errors=(404,)),
+    _auth("/auth/tickets", "issue_ticket", access.ticket, "A ticket for one live connection, good for 30 seconds",
+          "access.ticket", a.Ticket, body=r.NoArguments),
 )  # fmt: skip
 
 #: Every HTTP endpoint but the page, the streams and the API's own description.
-ENDPOINTS: tuple[Endpoint, ...] = (*_SYSTEM, *_PRDS, *_JOBS, *_MODELS, *_ARCHIVES, *_VIEWS)
+ENDPOINTS: tuple[Endpoint, ...] = (*_SYSTEM, *_PRDS, *_JOBS, *_MODELS, *_ARCHIVES, *_VIEWS, *_ACCESS)

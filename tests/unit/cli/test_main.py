@@ -14,14 +14,12 @@ import click
 import pytest
 
 from aura import errors
-from aura.cli.api import problem_error
-from aura.cli.feeds import end_of
 from aura.cli.main import COMMANDS, aura, exit_code, main
 from aura.cli.options import DEFAULT_URL, gateway_url
 from aura.cli.output import safe, show_one, show_rows
-from aura.cli.tail import matches, subject_of
 from aura.commands.wire import problem
 from aura.errors import AuraError
+from aura.problems import error_of
 
 JOB = "0199c000-0000-7000-8000-000000000001"
 
@@ -73,16 +71,16 @@ def test_exit_codes_survive_the_way_over_http(error: AuraError, code: int) -> No
     assert exit_code(error) == code
     status, body = problem(error)
     if status != 500:
-        there = problem_error(status, body)
+        there = error_of(status, body)
         assert type(there) is type(error)
         assert there.detail == error.detail
 
 
 def test_an_answer_that_is_no_problem_document_is_judged_by_its_status() -> None:
-    assert isinstance(problem_error(404, b"<html>"), errors.NotFound)
-    assert isinstance(problem_error(502, b""), errors.Unavailable)
-    assert isinstance(problem_error(400, b"{}"), errors.InvalidRequest)
-    assert isinstance(problem_error(403, b"[]"), errors.Forbidden)
+    assert isinstance(error_of(404, b"<html>"), errors.NotFound)
+    assert isinstance(error_of(502, b""), errors.Unavailable)
+    assert isinstance(error_of(400, b"{}"), errors.InvalidRequest)
+    assert isinstance(error_of(403, b"[]"), errors.Forbidden)
 
 
 def test_usage_errors_exit_2_and_suggest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,23 +156,6 @@ def test_tables_are_whole_when_piped(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == '{"id":1}\n{"id":2}\n'
     show_one({"id": JOB, "none": None}, "table")
     assert capsys.readouterr().out == f"id  {JOB}\n"
-
-
-def test_subjects_are_matched_as_nats_does() -> None:
-    event = {"type": "job.assigned", "project_id": 1, "job_id": JOB, "assigned_model": "m", "seq": 1}
-    assert subject_of(event) == f"aura.job.1.{JOB}.assigned.m"
-    assert subject_of({"type": "model.heartbeat", "model": "m"}) == ""
-    assert matches("aura.job.>", subject_of(event))
-    assert matches("aura.job.*.*.assigned.*", subject_of(event))
-    assert not matches("aura.job.*.*.assigned", subject_of(event))
-    assert not matches("aura.model.>", subject_of(event))
-    assert not matches("aura.job.>.assigned", subject_of(event))
-
-
-def test_the_end_of_a_job() -> None:
-    assert end_of({"type": "job.completed"}) == "COMPLETED"
-    assert end_of({"type": "job.failed"}) is None
-    assert end_of({"type": "job.failed", "retention_until": "2027-01-01T00:00:00Z"}) == "FAILED"
 
 
 def test_lazy_modules_exist() -> None:

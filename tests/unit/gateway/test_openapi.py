@@ -15,7 +15,7 @@ from aura.gateway.edge import Edge
 from tests.support.gateway import make_world
 
 #: Routes that are not an API: the page and the API's own description.
-UNDOCUMENTED = {"/", "/page/app.js", "/page/style.css", "/favicon.ico", "/openapi.json"}
+UNDOCUMENTED = {"/", "/page/app.js", "/page/style.css", "/favicon.ico", "/openapi.json", "/asyncapi.json"}
 #: API.md's paths that belong to this gateway.
 PROMISED = """
 GET /health|GET /livez|GET /ready|GET /readyz|GET /version|GET /metrics|GET /stats|GET /events|GET /projections

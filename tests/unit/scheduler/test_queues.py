@@ -46,7 +46,7 @@ def test_g12_timers_do_not_keep_what_is_disarmed() -> None:
 
 
 def row(number: int, priority: int = 5, project: int = 1, key: str | None = None) -> JobRow:
-    made = JobRow(project, str(number), number, JobState(JobStatus.QUEUED, "r", priority=priority), number, 0)
+    made = JobRow(project, str(number), number, JobState(JobStatus.QUEUED, "r", priority=priority), number, 0, None)
     made.key = None if key is None else (project, key)
     return made
 

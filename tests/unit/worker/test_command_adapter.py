@@ -141,6 +141,7 @@ async def test_stdin_cwd_and_a_bare_environment(tmp_path: Path, monkeypatch: pyt
     assert (folder, said) == (str(tmp_path / "inside"), "hello")
     assert "AURA_URL" in environment
     assert "AURA_JOB_ID" in environment
+    assert "TRACEPARENT" in environment
     assert "DIRECTOR" not in environment
 
 

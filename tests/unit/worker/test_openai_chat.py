@@ -13,7 +13,7 @@ import pytest
 from aura.errors import ConfigError, Fatal
 from aura.worker import Worker
 from aura.worker.adapters.openai_chat import ChatAdapter, ChatServer
-from tests.support.worker_link import MemoryLink, MemoryOutput
+from tests.support.worker_link import TRACEPARENT, MemoryLink, MemoryOutput
 
 JOB = "0199c000-0000-7000-8000-000000000001"
 
@@ -107,6 +107,7 @@ async def test_tokens_stream_and_usage_is_the_result() -> None:
     head, sent = there.requests[0]
     assert head.startswith("POST /v1/chat/completions ")
     assert "authorization: bearer k-1" in head.lower()
+    assert f"traceparent: {TRACEPARENT}" in head
     assert sent["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     assert (sent["model"], sent["stream"], sent["temperature"]) == ("tiny", True, 0)
 

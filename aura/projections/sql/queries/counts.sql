@@ -1,8 +1,8 @@
--- counts: jobs by status and by model now, in all or of one project.
+-- counts: jobs by status and by model now, in all or of some projects.
 SELECT status, model, sum(n)::bigint AS n
   FROM (
-    SELECT status, model, n FROM read.job_kinds WHERE %(project_id)s::integer IS NULL
+    SELECT status, model, n FROM read.job_kinds WHERE %(projects)s::integer[] IS NULL
     UNION ALL
-    SELECT status, model, n FROM read.job_counts WHERE project_id = %(project_id)s
+    SELECT status, model, n FROM read.job_counts WHERE project_id = ANY(%(projects)s)
   ) AS k
  GROUP BY status, model

@@ -4,11 +4,11 @@ WITH touched AS MATERIALIZED (
     SELECT DISTINCT ON (entity) entity, project_id, state
       FROM read.timeline
      WHERE seq >= ((%(as_of)s::bigint >> 14) << 14) AND seq <= %(as_of)s AND kind = 'job'
-       AND (%(project_id)s::integer IS NULL OR project_id = %(project_id)s)
+       AND (%(projects)s::integer[] IS NULL OR project_id = ANY(%(projects)s))
      ORDER BY entity, seq DESC
 ), moves AS (
     SELECT status, model, n FROM read.count_deltas
-     WHERE block < (%(as_of)s::bigint >> 14) AND (%(project_id)s::integer IS NULL OR project_id = %(project_id)s)
+     WHERE block < (%(as_of)s::bigint >> 14) AND (%(projects)s::integer[] IS NULL OR project_id = ANY(%(projects)s))
     UNION ALL
     SELECT state ->> 'status', coalesce(state ->> 'model', ''), 1 FROM touched
     UNION ALL

@@ -2,5 +2,5 @@
 SELECT minute, outcome, sum(n)::bigint AS n
   FROM read.job_throughput
  WHERE minute > %(until)s::timestamptz - interval '1 hour' AND minute <= %(until)s::timestamptz
-   AND (%(project_id)s::integer IS NULL OR project_id = %(project_id)s)
+   AND (%(projects)s::integer[] IS NULL OR project_id = ANY(%(projects)s))
  GROUP BY minute, outcome ORDER BY minute
