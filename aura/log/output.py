@@ -94,7 +94,10 @@ class OutputBackend(Protocol):
         """Store one message; its sequence. Raises ``WrongExpectedSequence``, ``TooLarge``, ``Unavailable``."""
 
     async def last(self, guard: str) -> OutputMessage | None:
-        """The attempt's last message."""
+        """The last message of an attempt (or of whatever the pattern selects)."""
+
+    async def last_seq(self) -> int:
+        """The newest sequence ever stored, 0 for none."""
 
     async def read(self, subject: str, after_seq: int, limit: int) -> OutputPage:
         """Up to ``limit`` messages of one exact subject with a sequence above ``after_seq``, in order."""
@@ -198,6 +201,15 @@ class SealedOutput:
         """See the port."""
         last = await self._backend.last(subjects.output_guard(project, job_id, attempt))
         return last.first + last.count if last is not None else 0
+
+    async def last_seq(self) -> int:
+        """The newest cursor of all output, erased or not; 0 for none. Raises ``Unavailable``."""
+        return await self._backend.last_seq()
+
+    async def newest(self, project: int, job_id: str) -> int:
+        """The newest cursor of one job's output that is still there, of whatever attempt; 0 for none. Raises ``Unavailable``."""
+        last = await self._backend.last(f"aura.output.{project}.{job_id}.>")
+        return last.seq if last is not None else 0
 
     async def read(
         self,

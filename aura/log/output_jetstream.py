@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import orjson
+
 from aura.clock import Clock
+from aura.errors import Unavailable
 from aura.events import subjects
 from aura.ids import IdSource
 from aura.log import wire
+from aura.log.batch import AtomicWriter
 from aura.log.connection import Connection, RawSubscription
+from aura.log.group import GroupCommit
 from aura.log.guarded import GuardedWriter, Write
-from aura.log.inbox import inbox_of
+from aura.log.inbox import inbox_of, request
 from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, OutputWriter, SealedOutput
 from aura.log.ports import ContentStore
 from aura.log.reader import StreamReader
@@ -32,14 +37,16 @@ def decode(headers: bytes, body: bytes) -> OutputMessage:
 
 
 class JetStreamOutputBackend:
-    """See :class:`~aura.log.output.OutputBackend`."""
+    """See :class:`~aura.log.output.OutputBackend`. What many attempts of one process write at once shares flushes (``group.py``)."""
 
     def __init__(self, connection: Connection, clock: Clock, ids: IdSource) -> None:
         self._connection = connection
         self._ids = ids
         self._inbox = inbox_of(connection, clock, ids)
         self._reader = StreamReader(self._inbox, STREAM, decode, gapless=False)
-        self._writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
+        writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
+        batches = AtomicWriter(self._inbox, self._reader, ids, limit=MAX_MESSAGE_BYTES)
+        self._group = GroupCommit(writer, batches)
 
     async def append(
         self,
@@ -59,10 +66,17 @@ class JetStreamOutputBackend:
         where = subjects.parse_output(subject)
         published = subjects.output_append(where.project, where.job_id, where.attempt, where.kind)
         write = Write(published, subject, guard, expected_seq, self._ids.uuid7(), sealed, tuple(numbers))
-        return await self._writer.submit(write)
+        return await self._group.submit(write)
 
     async def last(self, guard: str) -> OutputMessage | None:
         return await self._reader.last(guard, consistent=True)
+
+    async def last_seq(self) -> int:
+        reply = await request(self._inbox, f"$JS.API.STREAM.INFO.{STREAM}", timeout_s=5.0, resend_s=1.0)
+        answer = orjson.loads(reply.body)
+        if "error" in answer:
+            raise Unavailable(f"the output does not tell its state ({answer['error'].get('err_code')})")
+        return int(answer["state"]["last_seq"])
 
     async def read(self, subject: str, after_seq: int, limit: int) -> OutputPage:
         query = {"seq": after_seq + 1, "batch": limit, "next_by_subj": subject, "max_bytes": _PAGE_BYTES}

@@ -44,6 +44,9 @@ class MemoryOutputBackend:
         wanted = guard.split(".")
         return next((message for message in reversed(self._messages) if matches(wanted, message.subject)), None)
 
+    async def last_seq(self) -> int:
+        return self._last_seq
+
     async def read(self, subject: str, after_seq: int, limit: int) -> OutputPage:
         found = [message for message in self._messages if message.subject == subject and message.seq > after_seq]
         return OutputPage(found[:limit], len(found) > limit)

@@ -89,42 +89,45 @@ class LogView:
     head: int
 
 
+def start(cursor: Cursor, view: LogView) -> tuple[int, Reset | None]:
+    """After which sequence a client begins, and the reset it gets first when its cursor cannot be honoured."""
+    if cursor.epoch is not None and cursor.epoch != view.epoch:
+        return view.head, Reset("the log has another epoch", view.head)
+    if cursor.since is not None:
+        if cursor.since > view.head:
+            return view.head, Reset("the cursor is ahead of the log", view.head)
+        if cursor.since + 1 < view.first:
+            return view.head, Reset("the log no longer reaches back that far", view.head)
+        return cursor.since, None
+    if cursor.last is not None:
+        return max(view.head - cursor.last, view.first - 1, 0), None
+    return view.head, None
+
+
+def step(position: int, view: LogView, page_events: int, stop: int | None = None) -> FromRing | FromLog | GoLive:
+    """How a client at ``position`` goes on. ``stop`` bounds a read of the log (not of the ring)."""
+    if position == view.head:
+        return GoLive()
+    if position + 1 >= view.ring_first:
+        return FromRing(position)
+    page_end = (position // page_events + 1) * page_events
+    to_seq = page_end if page_end <= view.head else view.ring_first - 1
+    return FromLog(position + 1, to_seq if stop is None else min(to_seq, stop))
+
+
 class Feed:
     """See the module docstring. ``page_events`` bounds one step."""
 
     def __init__(self, cursor: Cursor, view: LogView, *, page_events: int = 1_000) -> None:
         self._page_events = page_events
-        self._reset: Reset | None = None
-        self.position = self._start(cursor, view)
-
-    def _start(self, cursor: Cursor, view: LogView) -> int:
-        if cursor.epoch is not None and cursor.epoch != view.epoch:
-            return self._give_up("the log has another epoch", view)
-        if cursor.since is not None:
-            if cursor.since > view.head:
-                return self._give_up("the cursor is ahead of the log", view)
-            if cursor.since + 1 < view.first:
-                return self._give_up("the log no longer reaches back that far", view)
-            return cursor.since
-        if cursor.last is not None:
-            return max(view.head - cursor.last, view.first - 1, 0)
-        return view.head
-
-    def _give_up(self, reason: str, view: LogView) -> int:
-        self._reset = Reset(reason, view.head)
-        return view.head
+        self.position, self._reset = start(cursor, view)
 
     def next(self, view: LogView) -> Step:
         """What to do now. After :class:`GoLive` the feed is not asked again."""
         if self._reset is not None:
             reset, self._reset = self._reset, None
             return reset
-        if self.position == view.head:
-            return GoLive()
-        if self.position + 1 >= view.ring_first:
-            return FromRing(self.position)
-        page_end = (self.position // self._page_events + 1) * self._page_events
-        return FromLog(self.position + 1, page_end if page_end <= view.head else view.ring_first - 1)
+        return step(self.position, view, self._page_events)
 
     def reached(self, seq: int) -> None:
         """Everything up to ``seq`` was written or does not match."""

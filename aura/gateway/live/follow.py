@@ -2,18 +2,78 @@
 
 A client that catches up is never ahead of its own reading: the next page is written only when the last one has left.
 One that takes no byte for ``stall_s`` is too slow, like one that overflows its budget while live.
+
+Behind the ring there are two ways through the log. Pages (``LogPages``) are read once and shared, so a thousand clients that reconnect
+at once cost the log what one costs; a filtered read lets the log choose, so one job's history does not cost the history of all. A
+client with one subject that is further behind than the pages that are kept takes the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.context import Gateway
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
-from aura.gateway.live.frames import Frame, reset_note
-from aura.gateway.live.hub import EVERYTHING, Group
+from aura.gateway.live.frames import Frame, native_messages, reset_note
+from aura.gateway.live.hub import Group, reset_bytes
 from aura.gateway.live.outlet import Outlet
-from aura.gateway.live.trie import matches
+from aura.gateway.live.settle import settled
+from aura.gateway.live.trie import selector
+
+
+def wanted(frames: Sequence[Frame], patterns: tuple[str, ...]) -> Sequence[Frame]:
+    """The frames that the patterns select."""
+    if all(subject in patterns for subject in LOG_SUBJECTS):
+        return frames
+    selects = selector(patterns)
+    return [frame for frame in frames if selects(frame.subject)]
+
+
+class Catchup:
+    """Writes history to one client, and remembers where it came from (``aura_live_resumes``)."""
+
+    def __init__(self, gateway: Gateway, outlet: Outlet) -> None:
+        self._gateway = gateway
+        self._outlet = outlet
+        self._source = ""
+
+    def write(self, frames: Iterable[Frame]) -> None:
+        """In the client's framing, in one piece."""
+        match self._outlet.wire:
+            case "ws":
+                parts = [frame.ws for frame in frames]
+            case "sse":
+                parts = [frame.sse for frame in frames]
+            case "native":
+                parts = [frame.native for frame in frames]
+        if parts:
+            data = native_messages(parts) if self._outlet.wire == "native" else b"".join(parts)
+            self._outlet.write(data)
+            self._gateway.hub.wrote(len(parts), len(data))
+
+    def came_from(self, source: str) -> None:
+        """Another page of ``ring``, ``log`` or ``filtered``."""
+        self._gateway.ctx.metrics.resumes.labels(source).inc()
+        if self._source != "filtered" and source != "ring":
+            self._source = source
+        self._source = self._source or source
+
+    def done(self) -> None:
+        """The client is live: count it, if it was behind."""
+        if self._source:
+            self._gateway.ctx.metrics.resumed.labels(self._source).inc()
+            self._source = ""
+
+    def is_far(self, from_seq: int, to_seq: int, patterns: tuple[str, ...]) -> bool:
+        """Whether these events are better filtered by the log than read in shared pages."""
+        limits = self._gateway.limits
+        return len(patterns) == 1 and to_seq - from_seq >= limits.page_events * limits.pages
+
+    async def page(self, from_seq: int, to_seq: int, patterns: tuple[str, ...]) -> Sequence[Frame]:
+        """What ``patterns`` select of a shared page. Raises ``Unavailable``."""
+        self.came_from("log")
+        return wanted(await self._gateway.pages.frames(from_seq, to_seq), patterns)
 
 
 async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns: tuple[str, ...]) -> Group | None:
@@ -21,54 +81,43 @@ async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns:
 
     Raises ``Unavailable`` when the log cannot be read.
     """
-    hub, limits, metrics = gateway.hub, gateway.limits, gateway.ctx.metrics
+    hub, limits, catchup = gateway.hub, gateway.limits, Catchup(gateway, outlet)
+    if cursor.since is not None and cursor.epoch in (None, hub.epoch):
+        await settled(gateway, cursor.since)
     feed = Feed(cursor, hub.view(), page_events=limits.page_events)
     while not outlet.closed:
         match feed.next(hub.view()):
             case GoLive():
+                catchup.done()
                 return hub.join(patterns, outlet)
             case Reset(reason, seq):
-                metrics.resets.inc()
-                note = reset_note(hub.epoch, reason, seq)
-                outlet.write(note.ws if outlet.wire == "ws" else note.sse)
+                gateway.ctx.metrics.resets.inc()
+                outlet.write(reset_bytes(reset_note(hub.epoch, reason, seq), outlet.wire))
             case FromRing(after):
                 frames = hub.ring_after(after, limits.page_bytes)
-                _write(outlet, frames, patterns)
+                catchup.write(wanted(frames, patterns))
                 feed.reached(frames[-1].seq)
-                metrics.resumes.labels("ring").inc()
-            case FromLog(from_seq, to_seq) if len(patterns) > 1:
-                _write(outlet, await gateway.pages.frames(from_seq, to_seq), patterns)
+                catchup.came_from("ring")
+            case FromLog(from_seq, _) if catchup.is_far(from_seq, hub.view().ring_first, patterns):
+                await _filtered(gateway, outlet, feed, catchup, patterns[0], from_seq, hub.view().ring_first - 1)
+            case FromLog(from_seq, to_seq):
+                catchup.write(await catchup.page(from_seq, to_seq, patterns))
                 feed.reached(to_seq)
-                metrics.resumes.labels("log").inc()
-            case FromLog(from_seq, _):
-                await _filtered(gateway, outlet, feed, patterns[0], from_seq, hub.view().ring_first - 1)
-                metrics.resumes.labels("filtered").inc()
         if not await outlet.drained(limits.stall_s):
             hub.slow(outlet, f"since={feed.position}")
     return None
 
 
-async def _filtered(gateway: Gateway, outlet: Outlet, feed: Feed, pattern: str, from_seq: int, to_seq: int) -> None:
+async def _filtered(
+    gateway: Gateway, outlet: Outlet, feed: Feed, catchup: Catchup, pattern: str, from_seq: int, to_seq: int
+) -> None:
     """Let the log choose: one job's history must not cost the history of all."""
+    catchup.came_from("filtered")
     async for batch in gateway.ctx.store.read(
         from_seq, to_seq=to_seq, subject=pattern, batch=gateway.limits.page_events
     ):
-        outlet.write(b"".join([_bytes(outlet, Frame(recorded)) for recorded in batch]))
+        catchup.write([Frame(recorded) for recorded in batch])
         feed.reached(batch[-1].seq)
         if not await outlet.drained(gateway.limits.stall_s) or outlet.closed:
             return
     feed.reached(to_seq)
-
-
-def _bytes(outlet: Outlet, frame: Frame) -> bytes:
-    return frame.ws if outlet.wire == "ws" else frame.sse
-
-
-def _write(outlet: Outlet, frames: Sequence[Frame], patterns: tuple[str, ...]) -> None:
-    chosen = [frame for frame in frames if patterns == EVERYTHING or _wanted(frame, patterns)]
-    if chosen:
-        outlet.write(b"".join([_bytes(outlet, frame) for frame in chosen]))
-
-
-def _wanted(frame: Frame, patterns: tuple[str, ...]) -> bool:
-    return any(matches(pattern, frame.subject) for pattern in patterns)

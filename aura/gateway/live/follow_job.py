@@ -1,15 +1,21 @@
-"""Carries out a job feed for one client: the job's events from the log and its output, merged by :class:`JobFeed`.
+"""Carries out a job feed for one client: the job's events from the log and its output, merged by :class:`JobFeed`, told by a
+:class:`~aura.gateway.live.dialects.job.Telling`.
 
 Both kinds of live input are subscribed before history is read, so nothing falls in between: events after the head at
 that moment come from the hub, output is read from storage until a read finds nothing that came meanwhile. What is
-pushed live and lost shows by its ``i`` and is read. Memory per client is bounded: while it catches up, live output is
-only a hint to read on.
+pushed live and lost shows by its ``i``, or when the tap compares with storage, and is read. Memory per client is
+bounded: while it catches up, live output is only a hint to read on.
+
+A cursor that cannot be honoured (of another log, or beyond an end) is a reset, and everything is told from the start: one job's
+feed is short, so nothing needs to be skipped. The feed does not end with the job: a closed job may be retried.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 import structlog
@@ -18,16 +24,16 @@ from aura.errors import AuraError, Unavailable
 from aura.events import subjects
 from aura.gateway.api.forms import JobLiveQuery
 from aura.gateway.context import Gateway
-from aura.gateway.live.frames import Frame, sse_event
+from aura.gateway.live.dialects.job import START, PlainJob, Position, Shown, Telling
+from aura.gateway.live.frames import Frame, Note, sse_event
 from aura.gateway.live.job_feed import JobFeed, Message
 from aura.gateway.live.outlet import Ending, Outlet
+from aura.gateway.live.settle import settled
 from aura.gateway.live.taps import OutputFrame, shown
 
 log = structlog.get_logger("aura.gateway")
 #: Pause before storage is asked again after it did not answer.
 _AGAIN_S = 0.5
-
-Shown = Frame | OutputFrame
 
 
 class _Left(Exception):
@@ -35,19 +41,32 @@ class _Left(Exception):
 
 
 class JobFollower:
-    """One client that watches one job. :meth:`run` until the client leaves."""
+    """One client that watches one job. :meth:`run` until the client leaves or the telling is over.
 
-    def __init__(self, gateway: Gateway, outlet: Outlet, project: int, job_id: str, asked: JobLiveQuery) -> None:
+    ``also`` are further subjects of the log whose events belong to the feed (a session's)."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        outlet: Outlet,
+        project: int,
+        job_id: str,
+        telling: Telling,
+        start: Position = START,
+        also: tuple[str, ...] = (),
+    ) -> None:
         self._gateway = gateway
         self._outlet = outlet
         self._project = project
         self._job_id = job_id
-        self._feed: JobFeed[Shown] = JobFeed(from_cursor=asked.from_, after=asked.after)
-        self._since = asked.since
-        self._position = (asked.since, asked.from_, asked.after)
-        """Where a client resumes that got everything shown so far: log sequence, output cursor, ``i`` in that
-        message."""
-        self._written = self._position
+        self._telling = telling
+        self._guards = (subjects.job_guard(project, job_id), *also)
+        self._feed: JobFeed[Shown] = JobFeed(from_cursor=start.cursor, after=start.after)
+        self._since = start.seq
+        self.position = start
+        """Where a client resumes that got everything told so far."""
+        self._written = start
+        self._history: deque[Frame] = deque()
         self._early: list[Frame] | None = []
         """Live events that came while history was read."""
         self._wake = asyncio.Event()
@@ -55,27 +74,25 @@ class JobFollower:
         self._scheduled = False
 
     async def run(self) -> None:
-        """Catch up, then stay live. Returns when the outlet is closed; cancel it when the client leaves. Raises
+        """Catch up, then stay live. Returns when the outlet is closed or the telling over; cancel it when the client leaves. Raises
         ``Unavailable``."""
-        guard = subjects.job_guard(self._project, self._job_id)
         head = self._gateway.hub.head
-        unwatch = self._gateway.hub.watch((guard,), self._on_event)
+        unwatch = self._gateway.hub.watch(self._guards, self._on_event)
         stop = None
         try:
-            stop = await self._gateway.taps.follow(self._project, self._job_id, self._on_output)
-            async for batch in self._gateway.ctx.store.read(subject=guard, to_seq=head):
-                for recorded in batch:
-                    self._event(Frame(recorded))
-                await self._drained()
+            stop = await self._gateway.taps.follow(self._project, self._job_id, self._on_output, self._on_missed)
+            await self._tell_history(head)
             early, self._early = self._early or [], None
             for frame in early:
                 self._event(frame)
-            while not self._outlet.closed:
-                if self._feed.wants_read:
-                    await self._read()
-                else:
-                    await self._wake.wait()
-                    self._wake.clear()
+            await self._catch_up()
+            for told in self._telling.caught_up():
+                self._write(told)
+            while not self._outlet.closed and not self._telling.over:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._catch_up()
+            await self._drained()
         except _Left:
             return
         finally:
@@ -83,12 +100,35 @@ class JobFollower:
             if stop is not None:
                 await stop()
 
+    async def _tell_history(self, head: int) -> None:
+        for guard in self._guards:
+            async for batch in self._gateway.ctx.store.read(subject=guard, to_seq=head):
+                frames = [Frame(recorded) for recorded in batch]
+                if self._telling.by_time:
+                    self._history.extend(frames)
+                    continue
+                for frame in frames:
+                    self._event(frame)
+                await self._drained()
+        self._history = deque(sorted(self._history, key=lambda frame: frame.seq))
+        while self._history:
+            if self._feed.wants_read:
+                await self._read()
+            if self._history:
+                self._event(self._history.popleft())
+
+    async def _catch_up(self) -> None:
+        while self._feed.wants_read and not self._outlet.closed:
+            await self._read()
+
     async def _read(self) -> None:
         start, attempts = self._feed.begin_read()
         output = self._gateway.ctx.output
         try:
             async for batch in output.read(self._project, self._job_id, attempts, from_cursor=start):
                 for message in batch:
+                    while self._history and self._history[0].stored_at_ns <= message.stored_at_ns:
+                        self._event(self._history.popleft())
                     if message.records:
                         self._show(self._feed.stored(shown(self._job_id, self._project, message)))
                 await self._drained()
@@ -110,38 +150,38 @@ class JobFollower:
         self._show(self._feed.live(message))
         self._wake_if_needed()
 
+    def _on_missed(self) -> None:
+        self._feed.missed()
+        self._wake.set()
+
     def _event(self, frame: Frame) -> None:
-        try:
-            flat = orjson.loads(frame.text)
-        except orjson.JSONDecodeError:
-            flat = {}
-        self._show(self._feed.event(flat if isinstance(flat, dict) else {}, frame))
+        self._show(self._feed.event(_flat(frame), frame))
 
     def _wake_if_needed(self) -> None:
-        if self._feed.wants_read:
+        if self._feed.wants_read or self._telling.over:
             self._wake.set()
 
     # --- writing
 
     def _show(self, frames: Sequence[Shown]) -> None:
         for frame in frames:
-            seq, cursor, i = self._position
             if isinstance(frame, OutputFrame):
-                self._position = (seq, frame.cursor, frame.i)
+                self.position = self.position.past(frame)
+                told = self._telling.tell(frame, None, self.position)
             elif frame.seq <= self._since:
-                continue  # the client has it
+                self._telling.skip(_flat(frame))  # the client has it
+                continue
             else:
-                self._position = (frame.seq, cursor, i)
-            self._pending.append(self._bytes(frame))
-        if self._pending and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+                self.position = self.position.past(frame)
+                told = self._telling.tell(frame, _flat(frame), self.position)
+            self._write(told)
 
-    def _bytes(self, frame: Shown) -> bytes:
-        note = frame.note if isinstance(frame, OutputFrame) else frame
-        if self._outlet.wire == "ws":
-            return note.ws
-        return sse_event(note.text, b"%d.%d.%d" % self._position)
+    def _write(self, told: bytes) -> None:
+        if told:
+            self._pending.append(told)
+            if not self._scheduled:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -151,9 +191,10 @@ class JobFollower:
         if self._outlet.buffered() > self._gateway.limits.outbound_bytes:
             self._too_slow()
         else:
-            self._outlet.write(b"".join(pending))
-            self._written = self._position
-            self._gateway.ctx.metrics.deliveries.inc(len(pending))
+            data = self._telling.join(pending)
+            self._outlet.write(data)
+            self._written = self.position
+            self._gateway.hub.wrote(len(pending), len(data))
 
     async def _drained(self) -> None:
         """Write what is pending and wait until it has left: history is never faster than its reader."""
@@ -164,15 +205,41 @@ class JobFollower:
             raise _Left
 
     def _too_slow(self) -> None:
-        seq, cursor, i = self._written
-        self._gateway.hub.slow(self._outlet, f"since={seq}&from={cursor}&after={i}")
+        self._gateway.hub.slow(self._outlet, self._written.query)
         self._wake.set()
+
+
+def _flat(frame: Frame) -> Mapping[str, Any]:
+    try:
+        flat = orjson.loads(frame.text)
+    except orjson.JSONDecodeError:
+        flat = {}
+    return flat if isinstance(flat, dict) else {}
+
+
+async def honoured(gateway: Gateway, outlet: Outlet, asked: JobLiveQuery) -> Position:
+    """Where the client begins: what it asked for, or the start after a reset. Raises ``Unavailable``."""
+    reason = None
+    if asked.epoch not in (None, gateway.hub.epoch):
+        reason = "the log has another epoch"
+    elif not await settled(gateway, asked.since):
+        reason = "the cursor is ahead of the log"
+    elif asked.from_ and asked.from_ > await gateway.ctx.output.last_seq():
+        reason = "the cursor is ahead of the output"
+    if reason is None:
+        return Position(asked.since, asked.from_, asked.after)
+    gateway.ctx.metrics.resets.inc()
+    start = {"type": "reset", "epoch": gateway.hub.epoch, "reason": reason, "seq": 0, "from": 0, "after": -1}
+    note = Note(orjson.dumps(start), b"reset")
+    outlet.write(note.ws if outlet.wire == "ws" else sse_event(note.text, START.event_id, b"reset"))
+    return START
 
 
 async def follow_job(gateway: Gateway, outlet: Outlet, project: int, job_id: str, asked: JobLiveQuery) -> None:
     """Run a :class:`JobFollower`; when the log fails for good the client is told to come again (1001)."""
     try:
-        await JobFollower(gateway, outlet, project, job_id, asked).run()
+        start = await honoured(gateway, outlet, asked)
+        await JobFollower(gateway, outlet, project, job_id, PlainJob(outlet.wire), start).run()
     except AuraError as error:
         log.warning("job_feed.failed", job_id=job_id, error=error.detail)
         outlet.end(Ending.GOING_AWAY, "try again")

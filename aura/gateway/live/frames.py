@@ -4,10 +4,14 @@ A frame's text is ``{"seq":N,`` + the stored body without its first brace. A sto
 (poison, G17) is relayed as ``{"seq":N,"type":"system.unreadable"}``: the sequence stays contiguous for clients and
 the text stays JSON. An event with a field ``seq`` of its own would answer for the envelope's (JSON parsers take the last one): in the
 system events that once had one it is shown as ``at_seq``, as today's events call it.
+
+``aura.v1`` wraps the same bytes: ``{"seq":N,"subject":"…","event":{…}}``, and what is pending for a client in one tick travels as one
+JSON array of such objects (:func:`native_messages`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import pack
 
 import orjson
@@ -16,6 +20,8 @@ from aura.log.store import Recorded
 
 #: The envelope begins with ``id`` and ``type``.
 _TYPE_WITHIN = 96
+#: An array frame of ``aura.v1`` is at most this large, unless one message alone is larger.
+ARRAY_BYTES = 256 * 1024
 
 
 def event_json(seq: int, body: bytes) -> bytes:
@@ -71,10 +77,27 @@ def sse_event(payload: bytes, event_id: bytes | None = None, name: bytes | None 
     return b"".join(lines)
 
 
+def native_messages(messages: Sequence[bytes]) -> bytes:
+    """JSON objects of ``aura.v1`` as WebSocket frames: one object alone, several as arrays. At least one message."""
+    if len(messages) == 1:
+        return ws_text(messages[0])
+    if sum(map(len, messages)) <= ARRAY_BYTES:
+        return ws_text(b"[%b]" % b",".join(messages))
+    frames: list[bytes] = []
+    start = size = 0
+    for at, message in enumerate(messages):
+        size += len(message)
+        if size > ARRAY_BYTES and at > start:
+            frames.append(native_messages(messages[start:at]))
+            start, size = at, len(message)
+    frames.append(native_messages(messages[start:]))
+    return b"".join(frames)
+
+
 class Frame:
     """One committed event, ready for every kind of client."""
 
-    __slots__ = ("_sse", "_text_at", "seq", "stored_at_ns", "subject", "ws")
+    __slots__ = ("_native", "_sse", "_text_at", "seq", "stored_at_ns", "subject", "ws")
 
     def __init__(self, recorded: Recorded) -> None:
         text = event_json(recorded.seq, recorded.body)
@@ -84,6 +107,7 @@ class Frame:
         self.ws = ws_text(text)
         self._text_at = len(self.ws) - len(text)
         self._sse: bytes | None = None
+        self._native: bytes | None = None
 
     @property
     def text(self) -> bytes:
@@ -96,6 +120,15 @@ class Frame:
         if self._sse is None:
             self._sse = sse_event(self.text, b"%d" % self.seq)
         return self._sse
+
+    @property
+    def native(self) -> bytes:
+        """As an object of ``aura.v1`` (JSON, not framed)."""
+        if self._native is None:
+            seq = b"%d" % self.seq
+            event = self.ws[self._text_at + len(seq) + 8 :]  # after {"seq":N,
+            self._native = b'{"seq":%b,"subject":%b,"event":{%b}' % (seq, orjson.dumps(self.subject), event)
+        return self._native
 
 
 class Note:
@@ -120,6 +153,10 @@ class Note:
         if self._sse is None:
             self._sse = sse_event(self.text, name=self._name)
         return self._sse
+
+    def native(self, subject: str) -> bytes:
+        """As an object of ``aura.v1`` (JSON, not framed)."""
+        return b'{"subject":%b,"event":%b}' % (orjson.dumps(subject), self.text)
 
 
 def reset_note(epoch: str, reason: str, seq: int) -> Note:

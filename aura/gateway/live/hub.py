@@ -11,7 +11,8 @@ Invariants
 
 * A group's members have all frames up to the last flush; joining flushes the group first. So whoever joins at the
   head gets the next event next: no gap, no duplicate (G11).
-* An event costs the trie's walk, one frame, and per matching group one entry and per member one write of joined bytes.
+* An event costs the trie's walk, one frame, and per matching group one entry and per member one write of joined bytes
+  (``aura.v1``: one array frame). A group with several subjects gets an event once however many of them match.
 * No client is waited for. One whose unsent bytes exceed the budget is closed with 4408 and the sequence to resume
   from (G12); what the others share with it is a reference, never a copy.
 * Everything runs in the event loop's thread; nothing here awaits except :meth:`caught_up`.
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 import structlog
 
@@ -33,7 +35,7 @@ from aura.errors import Unavailable
 from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.limits import Limits
 from aura.gateway.live.feed import LogView
-from aura.gateway.live.frames import Frame, Note, reset_note
+from aura.gateway.live.frames import Frame, Note, native_messages, reset_note
 from aura.gateway.live.outlet import Ending, Outlet, Wire
 from aura.gateway.live.ring import Ring
 from aura.gateway.live.trie import SubjectTrie
@@ -49,17 +51,31 @@ _STARTING = "starting"
 Watcher = Callable[[Frame], None]
 
 
-class Group:
-    """Clients with the same subjects and the same framing."""
+_TAKE: dict[Wire, Callable[[Frame], bytes]] = {
+    "ws": attrgetter("ws"),
+    "sse": attrgetter("sse"),
+    "native": attrgetter("native"),
+}
 
-    __slots__ = ("flushed", "members", "patterns", "pending", "wire")
+
+class Group:
+    """Clients with the same subjects and the same framing. ``take`` is a frame's bytes in it."""
+
+    __slots__ = ("flushed", "members", "patterns", "pending", "take", "wire")
 
     def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int) -> None:
         self.patterns = patterns
         self.wire = wire
+        self.take = _TAKE[wire]
         self.members: dict[Outlet, None] = {}
         self.pending: list[bytes] = []
         self.flushed = flushed
+
+    def joined(self) -> bytes:
+        """What is pending, as one piece."""
+        if self.wire == "native":
+            return native_messages(self.pending)
+        return self.pending[0] if len(self.pending) == 1 else b"".join(self.pending)
 
 
 class _Watch:
@@ -83,7 +99,9 @@ class Hub:
         self._scheduled = False
         self._flushed = 0
         self._ring: Ring | None = None
-        self._outlets: dict[Outlet, None] = {}
+        self._outlets: dict[Outlet, str] = {}
+        self._oldest_ns = 0
+        """When the oldest event that is not flushed yet was stored; 0 when there is none."""
         self._reached: list[tuple[int, asyncio.Future[None]]] = []
         self.closing = asyncio.Event()
         """Set by :meth:`close`: whatever waits on behalf of a client ends now."""
@@ -113,10 +131,11 @@ class Hub:
             ring.append(frame)
             for target in trie.match(recorded.subject):
                 if isinstance(target, Group):
-                    target.pending.append(frame.ws if target.wire == "ws" else frame.sse)
+                    target.pending.append(target.take(frame))
                     self._dirty[target] = None
                 else:
                     target.callback(frame)
+        self._oldest_ns = self._oldest_ns or batch[0].stored_at_ns
         self._metrics.events.inc(len(batch))
         self._metrics.lag.observe(max(0.0, self._clock.now().timestamp() - batch[0].stored_at_ns / 1e9))
         self._schedule()
@@ -133,7 +152,7 @@ class Hub:
             return
         for target in self._trie.match(subject):
             if isinstance(target, Group):
-                target.pending.append(note.ws if target.wire == "ws" else note.sse)
+                target.pending.append(_note_bytes(note, subject, target.wire))
                 self._dirty[target] = None
         if self._dirty:
             self._schedule()
@@ -147,7 +166,7 @@ class Hub:
         log.error("hub.lost", reason=reason)
         reset = reset_note(self.epoch, reason, 0)
         for outlet in list(self._outlets):
-            outlet.write(reset.ws if outlet.wire == "ws" else reset.sse)
+            outlet.write(reset_bytes(reset, outlet.wire))
             outlet.end(Ending.GOING_AWAY, "the log changed: reload")
         waiting, self._reached = self._reached, []
         for _, future in waiting:
@@ -193,19 +212,20 @@ class Hub:
         """See :meth:`Ring.after`."""
         return self._open_ring().after(seq, max_bytes)
 
-    def admit(self, outlet: Outlet) -> None:
+    def admit(self, outlet: Outlet, dialect: str) -> None:
         """Count a client in. Raises ``Unavailable`` when there are too many, or the hub is not running."""
         if self.failure is not None:
             raise Unavailable(f"live feeds are not available: {self.failure}")
         if len(self._outlets) >= self._limits.connections:
             raise Unavailable("too many live connections", retry_after_s=5)
-        self._outlets[outlet] = None
-        self._metrics.connections.labels(outlet.wire).inc()
+        self._outlets[outlet] = dialect
+        self._metrics.connections.labels(dialect).inc()
 
     def dismiss(self, outlet: Outlet) -> None:
         """Count it out. Safe twice."""
-        if self._outlets.pop(outlet, 0) is None:
-            self._metrics.connections.labels(outlet.wire).dec()
+        dialect = self._outlets.pop(outlet, None)
+        if dialect is not None:
+            self._metrics.connections.labels(dialect).dec()
 
     def join(self, patterns: tuple[str, ...], outlet: Outlet) -> Group:
         """Deliver live from the head on: call it in the same turn as the check that nothing is missing."""
@@ -215,7 +235,7 @@ class Hub:
             group = self._groups[key] = Group(patterns, outlet.wire, self.head)
             for pattern in patterns:
                 self._trie.insert(pattern, group)
-        self._flush_group(group)
+        self.wrote(*self._flush_group(group))
         group.members[outlet] = None
         return group
 
@@ -226,6 +246,12 @@ class Hub:
             for pattern in group.patterns:
                 self._trie.remove(pattern, group)
             self._dirty.pop(group, None)
+
+    def detach(self, group: Group, outlet: Outlet) -> int:
+        """Leave with everything up to the head, whose sequence is returned: to join again with other subjects."""
+        self.wrote(*self._flush_group(group))
+        self.leave(group, outlet)
+        return self.head
 
     def watch(self, patterns: Iterable[str], callback: Watcher) -> Callable[[], None]:
         """Call ``callback`` with every matching frame after the current head. Returns how to stop."""
@@ -241,8 +267,14 @@ class Hub:
 
     def slow(self, outlet: Outlet, resume: str) -> None:
         """Close a client that does not keep up; ``resume`` is the query to connect with again."""
-        self._metrics.dropped.inc()
-        outlet.end(Ending.TOO_SLOW, resume)
+        if not outlet.closed:
+            self._metrics.dropped.labels("too_slow").inc()
+            outlet.end(Ending.TOO_SLOW, resume)
+
+    def wrote(self, messages: int, size: int) -> None:
+        """Count what was written to a client past the groups (history, a job's feed)."""
+        self._metrics.deliveries.inc(messages)
+        self._metrics.bytes.inc(size)
 
     def close(self, reason: str = "restarting") -> None:
         """Say goodbye to everybody (1001). Safe twice."""
@@ -266,16 +298,26 @@ class Hub:
         """Write what is pending, each client's frames in one piece."""
         self._scheduled = False
         dirty, self._dirty = self._dirty, {}
+        messages = size = 0
         for group in dirty:
-            self._flush_group(group)
+            of_group = self._flush_group(group)
+            messages += of_group[0]
+            size += of_group[1]
+        if messages:
+            self.wrote(messages, size)
         if self._ring is not None:
             self._flushed = self._ring.head
+        if self._oldest_ns:
+            oldest_ns, self._oldest_ns = self._oldest_ns, 0
+            if dirty:
+                self._metrics.latency_live.observe(max(0.0, self._clock.now().timestamp() - oldest_ns / 1e9))
 
-    def _flush_group(self, group: Group) -> None:
-        pending = group.pending
-        if pending:
+    def _flush_group(self, group: Group) -> tuple[int, int]:
+        """How many messages and bytes were written."""
+        count = size = 0
+        if group.pending:
+            count, data = len(group.pending), group.joined()
             group.pending = []
-            data = pending[0] if len(pending) == 1 else b"".join(pending)
             budget = self._limits.outbound_bytes
             slow: list[Outlet] = []
             for outlet in group.members:
@@ -283,13 +325,28 @@ class Hub:
                     slow.append(outlet)
                 else:
                     outlet.write(data)
-            self._metrics.deliveries.inc(len(pending) * (len(group.members) - len(slow)))
+            taken = len(group.members) - len(slow)
+            count, size = count * taken, len(data) * taken
             for outlet in slow:
                 del group.members[outlet]
                 self.slow(outlet, f"since={max(group.flushed, self._flushed)}")
         group.flushed = self._ring.head if self._ring is not None else 0
+        return count, size
 
     def _open_ring(self) -> Ring:
         if self._ring is None:
             raise Unavailable("live feeds are starting")
         return self._ring
+
+
+def _note_bytes(note: Note, subject: str, wire: Wire) -> bytes:
+    if wire == "native":
+        return note.native(subject)
+    return note.ws if wire == "ws" else note.sse
+
+
+def reset_bytes(reset: Note, wire: Wire) -> bytes:
+    """A reset as a client of that framing reads it. ``aura.v1`` calls it an ``op``, not a ``type``."""
+    if wire == "native":
+        return native_messages([b'{"op":"reset",%b' % reset.text[len(b'{"type":"reset",') :]])
+    return reset.ws if wire == "ws" else reset.sse

@@ -101,6 +101,10 @@ class JobFeed(Generic[F]):
             return []
         return [*self._take(message, expected), *self._release()]
 
+    def missed(self) -> None:
+        """Storage has something that was not pushed: there is more to read."""
+        self.wants_read = True
+
     def begin_read(self) -> tuple[int, range]:
         """A read of storage begins: the cursor to read from (inclusive) and the attempts to read.
 

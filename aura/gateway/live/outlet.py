@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Wire = Literal["ws", "sse"]
+#: How bytes are framed: WebSocket text per event, server-sent events, or objects of ``aura.v1`` that travel as arrays.
+Wire = Literal["ws", "sse", "native"]
 
 
 class Outlet(Protocol):
@@ -42,4 +43,6 @@ class Ending:
     POLICY = 1008
     TOO_BIG = 1009
     INTERNAL = 1011
+    UNAUTHENTICATED = 4401
+    FORBIDDEN = 4403
     TOO_SLOW = 4408

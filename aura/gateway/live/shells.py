@@ -1,13 +1,15 @@
-"""WebSocket and SSE endpoints: thin shells that parse the cursor, make an outlet, and let ``follow`` do the rest.
+"""WebSocket and SSE endpoints: thin shells that parse the query, find out who asks, make an outlet, and let ``clients`` do the rest.
 
-A handshake or request that cannot be honoured is answered with a problem before anything is upgraded. What a client
-sends on a read-only socket is ignored, within limits (1008 beyond them).
+A handshake or request that cannot be honoured is answered with a problem before anything is upgraded. Where there is access control and
+a handshake brings no ``Authorization``, the first message must bring a ticket within ``auth_s``; what is refused after the upgrade is a
+close code (4401, 4403, 1008). What a client sends on a read-only socket is ignored; too many messages are 1008 on every socket.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -15,99 +17,140 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from aura.errors import InvalidRequest, Unavailable
-from aura.events import subjects
+from aura.errors import AuraError, Forbidden, InvalidRequest, Unauthenticated, Unavailable
+from aura.gateway.access.principal import Principal
 from aura.gateway.api import problems
-from aura.gateway.api.forms import JobLiveQuery, LiveQuery, query
+from aura.gateway.api.forms import JobLiveQuery, LiveQuery, NoQuery, SessionLiveQuery, query
 from aura.gateway.context import Gateway
-from aura.gateway.live.feed import Cursor
-from aura.gateway.live.follow import follow_log
-from aura.gateway.live.follow_job import follow_job
-from aura.gateway.live.hub import EVERYTHING
+from aura.gateway.live import clients
+from aura.gateway.live.admission import Bucket
+from aura.gateway.live.clients import Client, Prepare
+from aura.gateway.live.dialects import native
+from aura.gateway.live.dialects.job import parse_event_id
 from aura.gateway.live.outlet import Ending, Outlet
-from aura.gateway.live.sockets import OUTLET, WebSocketOutlet
+from aura.gateway.live.sockets import OUTLET, TRANSPORT, WebSocketOutlet
 from aura.gateway.live.sse import SseOutlet
+from aura.gateway.live.visibility import Visibility
 
 log = structlog.get_logger("aura.gateway")
-
-Client = Callable[[Outlet], Awaitable[None]]
-"""Serves one outlet until it is closed; cancelled when the client leaves."""
 
 
 async def _run(client: Client, outlet: Outlet) -> None:
     """Serve, and never leave a client without an answer: an unexpected failure closes it with 1011."""
     try:
-        await client(outlet)
+        await client.run()
+    except Unavailable:
+        outlet.end(Ending.GOING_AWAY, "try again")
     except Exception:
         log.exception("live.failed")
         outlet.end(Ending.INTERNAL, "internal error")
 
 
-# ---------------------------------------------------------------- what clients follow
-
-
-def _log_client(gateway: Gateway, asked: LiveQuery) -> Client:
-    cursor = Cursor(asked.since, asked.last, asked.epoch)
-    patterns = (asked.subject,) if asked.subject is not None else EVERYTHING
-
-    async def serve(outlet: Outlet) -> None:
-        stop = await gateway.taps.follow_logs() if asked.subject is None else None
-        group = None
-        try:
-            group = await follow_log(gateway, outlet, cursor, patterns)
-            if group is not None:
-                await asyncio.Event().wait()  # live: the hub writes; cancelled when the client leaves
-        except Unavailable:
-            outlet.end(Ending.GOING_AWAY, "try again")
-        finally:
-            if group is not None:
-                gateway.hub.leave(group, outlet)
-            if stop is not None:
-                await stop()
-
-    return serve
-
-
-async def _job_client(gateway: Gateway, job_id: str, asked: JobLiveQuery) -> Client:
-    head = await gateway.ctx.commands.jobs.head(subjects.check_job_id(job_id))
-
-    async def serve(outlet: Outlet) -> None:
-        await follow_job(gateway, outlet, head.project, job_id, asked)
-
-    return serve
+def _refuse(outlet: Outlet, error: AuraError) -> None:
+    """Close with the code that an error is on a socket."""
+    match error:
+        case Unauthenticated():
+            outlet.end(Ending.UNAUTHENTICATED, error.detail)
+        case Forbidden():
+            outlet.end(Ending.FORBIDDEN, error.detail)
+        case Unavailable() if error.http_status == 503:
+            outlet.end(Ending.GOING_AWAY, error.detail)
+        case _:
+            outlet.end(Ending.POLICY, error.detail)
 
 
 # ---------------------------------------------------------------- WebSocket
 
 
-async def _serve_socket(gateway: Gateway, scope: Scope, receive: Receive, send: Send, client: Client) -> None:
-    await receive()  # websocket.connect
-    outlet: WebSocketOutlet = scope["extensions"][OUTLET]
-    gateway.hub.admit(outlet)
-    serving = None
-    try:
-        epoch = gateway.hub.epoch.encode()
-        await send({"type": "websocket.accept", "headers": [(b"aura-epoch", epoch)]})
-        serving = asyncio.ensure_future(_run(client, outlet))
-        await _listen(gateway, receive, outlet)
-    finally:
-        gateway.hub.dismiss(outlet)
-        if serving is not None:
+class _Socket:
+    """One WebSocket connection from its handshake to its end."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gateway = gateway
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._outlet: WebSocketOutlet = scope["extensions"][OUTLET]
+        self._bucket = Bucket(gateway.ctx.clock, gateway.limits.inbound_burst, gateway.limits.inbound_per_s)
+
+    async def serve(self, dialect: str, prepare: Prepare, subprotocol: str | None = None) -> None:
+        """Raises what is refused before the upgrade."""
+        gateway, outlet = self._gateway, self._outlet
+        gateway.admission.arrive()
+        await self._receive()  # websocket.connect
+        principal = await gateway.access.admit(self._scope, None)
+        if principal is None:
+            gateway.hub.admit(outlet, dialect)
+            try:
+                await self._accept(subprotocol)
+                principal = await self._ticket()
+                if principal is not None:
+                    await self._serve_late(prepare, principal)
+            finally:
+                gateway.hub.dismiss(outlet)
+            return
+        leave = gateway.admission.enter(principal)
+        try:
+            make = await prepare(Visibility(gateway.access, principal))
+            gateway.hub.admit(outlet, dialect)
+            await self._accept(subprotocol)
+            await self._converse(make(outlet), principal)
+        finally:
+            gateway.hub.dismiss(outlet)
+            leave()
+
+    async def _serve_late(self, prepare: Prepare, principal: Principal) -> None:
+        leave = None
+        try:
+            leave = self._gateway.admission.enter(principal)
+            make = await prepare(Visibility(self._gateway.access, principal))
+            await self._converse(make(self._outlet), principal)
+        except AuraError as error:
+            _refuse(self._outlet, error)
+        finally:
+            if leave is not None:
+                leave()
+
+    async def _accept(self, subprotocol: str | None) -> None:
+        headers = [(b"aura-epoch", self._gateway.hub.epoch.encode())]
+        await self._send({"type": "websocket.accept", "headers": headers, "subprotocol": subprotocol})
+
+    async def _ticket(self) -> Principal | None:
+        """The principal of the first message; ``None`` when the client was closed or left."""
+        try:
+            async with asyncio.timeout(self._gateway.limits.auth_s):
+                message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            return await self._gateway.access.admit(self._scope, _said(message))
+        except TimeoutError:
+            self._outlet.end(Ending.UNAUTHENTICATED, "the first message must bring a ticket")
+        except AuraError as error:
+            _refuse(self._outlet, error)
+        return None
+
+    async def _converse(self, client: Client, principal: Principal) -> None:
+        """Serve and listen until the client leaves, or may no longer stay."""
+        self._outlet.forget_handshake()
+        unwatch = self._gateway.access.watch(principal, self._outlet.end)
+        serving = asyncio.ensure_future(_run(client, self._outlet))
+        try:
+            while (message := await self._receive())["type"] != "websocket.disconnect":
+                if not self._bucket.take():
+                    self._gateway.ctx.metrics.dropped.labels("too_many_messages").inc()
+                    self._outlet.end(Ending.POLICY, "too many messages")
+                    return
+                await client.receive(_said(message))
+        finally:
+            unwatch()
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
 
 
-async def _listen(gateway: Gateway, receive: Receive, outlet: Outlet) -> None:
-    """Read until the client leaves; too many messages end it."""
-    clock, limits = gateway.ctx.clock, gateway.limits
-    tokens, at = float(limits.inbound_burst), clock.monotonic_s()
-    while (await receive())["type"] != "websocket.disconnect":
-        now = clock.monotonic_s()
-        tokens = min(float(limits.inbound_burst), tokens + (now - at) * limits.inbound_per_s) - 1
-        at = now
-        if tokens < 0:
-            outlet.end(Ending.POLICY, "too many messages")
-            return
+def _said(message: Any) -> str | bytes:
+    text = message.get("text")
+    said: str | bytes = text if text is not None else message.get("bytes") or b""
+    return said
 
 
 class Sockets:
@@ -119,13 +162,33 @@ class Sockets:
     async def events(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/ws/events``."""
         asked = query(LiveQuery, _as_request(scope, receive, send))
-        await _serve_socket(self._gateway, scope, receive, send, _log_client(self._gateway, asked))
+        await _Socket(self._gateway, scope, receive, send).serve("events", clients.of_events(self._gateway, asked))
 
     async def job(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``/ws/job/{job_id}``."""
         asked = query(JobLiveQuery, _as_request(scope, receive, send))
-        client = await _job_client(self._gateway, scope["path_params"]["job_id"], asked)
-        await _serve_socket(self._gateway, scope, receive, send, client)
+        prepare = clients.of_job(self._gateway, scope["path_params"]["job_id"], asked)
+        await _Socket(self._gateway, scope, receive, send).serve("job", prepare)
+
+    async def orchestrator(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``/ws/orchestrator/{session_id}``."""
+        asked = query(SessionLiveQuery, _as_request(scope, receive, send))
+        prepare = clients.of_session(self._gateway, scope["path_params"]["session_id"], asked)
+        await _Socket(self._gateway, scope, receive, send).serve("orchestrator", prepare)
+
+    async def plain(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``/ws``: the subprotocol decides (RFC 6455 §4.2.2). Only ones that we do not know are refused: a client that asked for them
+        would not understand the studio's messages."""
+        query(NoQuery, _as_request(scope, receive, send))
+        socket = _Socket(self._gateway, scope, receive, send)
+        offered = scope.get("subprotocols", [])
+        if native.SUBPROTOCOL in offered:
+            scope["extensions"][OUTLET].wire = "native"
+            await socket.serve("native", clients.of_native(self._gateway), native.SUBPROTOCOL)
+        elif offered:
+            raise InvalidRequest(f"the only subprotocol is {native.SUBPROTOCOL}", field="Sec-WebSocket-Protocol")
+        else:
+            await socket.serve("studio", clients.of_studio(self._gateway))
 
 
 def _as_request(scope: Scope, receive: Receive, send: Send) -> Request:
@@ -136,36 +199,8 @@ def _as_request(scope: Scope, receive: Receive, send: Send) -> Request:
 # ---------------------------------------------------------------- SSE
 
 
-def _last_event_id(request: Request, parts: int) -> list[int] | None:
-    """``Last-Event-ID`` as ``parts`` numbers; a browser sends it by itself and it wins over the URL, which is from
-    before."""
-    sent = request.headers.get("last-event-id", "").strip()
-    if not sent:
-        return None
-    found = sent.split(".")
-    try:
-        numbers = [int(part) if len(part) < 20 else -2 for part in found]
-    except ValueError:
-        numbers = []
-    if len(numbers) != parts or any(number < -1 for number in numbers):
-        raise InvalidRequest("Last-Event-ID is not one of ours", field="Last-Event-ID")
-    return numbers
-
-
-async def _serve_sse(gateway: Gateway, request: Request, send: Send, client: Client) -> None:
-    outlet = SseOutlet()
-    gateway.hub.admit(outlet)
-    serving = asyncio.ensure_future(_run(client, outlet))
-    try:
-        await outlet.respond(request.receive, send, epoch=gateway.hub.epoch, heartbeat_s=gateway.limits.sse_heartbeat_s)
-    finally:
-        gateway.hub.dismiss(outlet)
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-
-
 class Streams:
-    """The SSE endpoints as ASGI applications."""
+    """The SSE endpoints as ASGI applications. ``Last-Event-ID`` wins over the URL, which a browser keeps from before."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -174,21 +209,63 @@ class Streams:
         """``GET /sse/events``."""
         request = Request(scope, receive, send)
         asked = query(LiveQuery, request)
-        resumed = _last_event_id(request, 1)
+        resumed = parse_event_id(request.headers.get("last-event-id", ""), 1)
         if resumed is not None:
             asked = asked.model_copy(update={"since": resumed[0], "last": None})
-        await _serve_sse(self._gateway, request, send, _log_client(self._gateway, asked))
+        await self._serve(request, send, "sse_events", clients.of_events(self._gateway, asked))
 
     async def job(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``GET /sse/job/{job_id}``."""
         request = Request(scope, receive, send)
-        asked = query(JobLiveQuery, request)
-        resumed = _last_event_id(request, 3)
-        if resumed is not None:
-            since, cursor, after = resumed
-            asked = JobLiveQuery.model_validate({"since": max(since, 0), "from": max(cursor, 0), "after": after})
-        client = await _job_client(self._gateway, request.path_params["job_id"], asked)
-        await _serve_sse(self._gateway, request, send, client)
+        asked = _resumed(query(JobLiveQuery, request), request)
+        prepare = clients.of_job(self._gateway, request.path_params["job_id"], asked)
+        await self._serve(request, send, "sse_job", prepare)
+
+    async def orchestrator(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``GET /sse/orchestrator/{session_id}``."""
+        request = Request(scope, receive, send)
+        asked = _resumed(query(SessionLiveQuery, request), request)
+        prepare = clients.of_session(self._gateway, request.path_params["session_id"], asked)
+        await self._serve(request, send, "sse_orchestrator", prepare)
+
+    async def studio(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``GET /sse/studio``."""
+        request = Request(scope, receive, send)
+        query(NoQuery, request)
+        await self._serve(request, send, "sse_studio", clients.of_studio(self._gateway))
+
+    async def _serve(self, request: Request, send: Send, dialect: str, prepare: Prepare) -> None:
+        gateway, outlet = self._gateway, SseOutlet()
+        gateway.admission.arrive()
+        principal = await gateway.access.request(request.scope, "log.follow")
+        leave = gateway.admission.enter(principal)
+        unwatch: Callable[[], None] | None = None
+        serving = None
+        try:
+            client = (await prepare(Visibility(gateway.access, principal)))(outlet)
+            gateway.hub.admit(outlet, dialect)
+            unwatch = gateway.access.watch(principal, outlet.end)
+            serving = asyncio.ensure_future(_run(client, outlet))
+            heartbeat_s = gateway.limits.sse_heartbeat_s
+            transport = request.scope["extensions"][TRANSPORT]
+            await outlet.respond(transport, request.receive, send, epoch=gateway.hub.epoch, heartbeat_s=heartbeat_s)
+        finally:
+            if unwatch is not None:
+                unwatch()
+            gateway.hub.dismiss(outlet)
+            leave()
+            if serving is not None:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+
+
+def _resumed(asked: Any, request: Request) -> Any:
+    """A job's or session's query with the place of ``Last-Event-ID``."""
+    resumed = parse_event_id(request.headers.get("last-event-id", ""), 3)
+    if resumed is None:
+        return asked
+    since, cursor, after = resumed
+    return asked.model_copy(update={"since": max(since, 0), "from_": max(cursor, 0), "after": after})
 
 
 async def no_such_socket(scope: Scope, _receive: Receive, send: Send) -> None:

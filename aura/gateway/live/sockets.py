@@ -1,9 +1,11 @@
 """uvicorn's protocol classes with the bounds that it leaves open, and a direct way from the hub to the transport.
 
-* :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem.
+* :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem. It puts its transport into
+  the scope (``extensions["aura.transport"]``), so that an event stream whose client reads nothing can be cut.
 * :class:`WebSocketProtocol` puts a :class:`WebSocketOutlet` into the scope (``extensions["aura.outlet"]``): the hub
   writes prebuilt frames to the transport, with no task, no queue and no copy per client. It bounds fragments and
-  pongs, says 1001 at shutdown, and gives a close handshake :data:`CLOSE_WAIT_S` before the connection is cut.
+  pongs, says 1001 at shutdown, and gives a close handshake :data:`CLOSE_WAIT_S` before the connection is cut; longer to a client that
+  is still taking what was written before, so that a slow one gets to read its 4408 and where to resume.
 
 Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` pins the behaviour that is relied on.
 """
@@ -27,11 +29,14 @@ from websockets.server import ServerProtocol
 from aura.gateway.limits import Limits
 from aura.gateway.live.outlet import Ending, Wire
 
-#: Seconds between our close frame and cutting the connection of a client that does not answer it.
+#: Seconds between our close frame and cutting the connection of a client that does not answer it, and how many times as long one has that
+#: is still reading.
 CLOSE_WAIT_S = 2.0
+CLOSE_LOOKS = 10
 #: Most bytes of a response that are joined.
 CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
+TRANSPORT = "aura.transport"
 
 
 class WebSocketOutlet:
@@ -41,11 +46,11 @@ class WebSocketOutlet:
     or the connection is gone, :meth:`mute` makes them do nothing.
     """
 
-    __slots__ = ("_protocol", "buffered", "closed", "write")
-    wire: Wire = "ws"
+    __slots__ = ("_protocol", "buffered", "closed", "wire", "write")
 
     def __init__(self, protocol: WebSocketProtocol) -> None:
         self._protocol = protocol
+        self.wire: Wire = "ws"
         self.closed = False
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.buffered: Callable[[], int] = protocol.transport.get_write_buffer_size
@@ -55,6 +60,13 @@ class WebSocketOutlet:
         self.closed = True
         self.write = _ignore
         self.buffered = _none
+
+    def forget_handshake(self) -> None:
+        """Let go of the request and its headers, several kilobytes for each idle client: nobody asks for them any more."""
+        self._protocol.request = self._protocol.response = None  # type: ignore[assignment]
+        scope = cast(dict[str, Any], self._protocol.scope)
+        scope["headers"] = []
+        scope.pop("aura.headers", None)
 
     async def drained(self, timeout_s: float) -> bool:
         writable = self._protocol.writable
@@ -169,11 +181,18 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut)
+        self._wait_for_close(CLOSE_LOOKS)
 
-    def _cut(self) -> None:
+    def _wait_for_close(self, looks: int) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, unsent, looks)
+
+    def _cut(self, unsent: int, looks: int) -> None:
         self.close_timer = None
-        self.transport.abort()
+        if looks and self.transport.get_write_buffer_size() < unsent:
+            self._wait_for_close(looks - 1)
+        else:
+            self.transport.abort()
 
     def shutdown(self) -> None:
         if self.handshake_complete:
@@ -265,6 +284,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._unparsed = 0
         self._head_done()
+        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours

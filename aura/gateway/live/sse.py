@@ -2,7 +2,8 @@
 
 Unsent bytes are what the hub put in and uvicorn has not accepted yet; uvicorn accepts while its transport's buffer is
 below the high-water mark, so a client that reads nothing holds at most the budget. The response ends with the outlet:
-at shutdown, for a slow client, or when the client leaves. An idle stream carries a comment every 15 s.
+at shutdown, for a slow client, or when the client leaves. What was written before the end still goes out, as long as the client takes
+it; then its connection is cut. An idle stream carries a comment every 15 s.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 
 from starlette.types import Receive, Send
 
+from aura.gateway.live import sockets
 from aura.gateway.live.outlet import Wire
 
 _HEADERS = [
@@ -23,13 +25,14 @@ _HEADERS = [
 class SseOutlet:
     """One event stream."""
 
-    __slots__ = ("_buffered", "_drained", "_ended", "_parts", "_wake")
+    __slots__ = ("_buffered", "_drained", "_ended", "_ending", "_parts", "_wake")
     wire: Wire = "sse"
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._buffered = 0
         self._ended = False
+        self._ending = asyncio.Event()
         self._wake = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -65,24 +68,38 @@ class SseOutlet:
             safe = "".join(char for char in reason if char.isprintable())
             self._parts.append(f": {code} {safe}\n\n".encode())
             self._ended = True
+            self._ending.set()
             self._wake.set()
             self._drained.set()
 
-    async def respond(self, receive: Receive, send: Send, *, epoch: str, heartbeat_s: float) -> None:
-        """The response: until the outlet ends or the client leaves."""
+    async def respond(
+        self, transport: asyncio.Transport, receive: Receive, send: Send, *, epoch: str, heartbeat_s: float
+    ) -> None:
+        """The response: until the outlet ends or the client leaves. ``transport`` is the connection's."""
         headers = [*_HEADERS, (b"aura-epoch", epoch.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"retry: 1000\n\n", "more_body": True})
         sender = asyncio.ensure_future(self._send_all(send, heartbeat_s))
         gone = asyncio.ensure_future(_client_gone(receive))
+        cutting = asyncio.ensure_future(self._cut(transport))
         try:
-            await asyncio.wait({sender, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sender, gone, cutting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._ended = True
             self._drained.set()
-            for task in (sender, gone):
+            for task in (sender, gone, cutting):
                 task.cancel()
-            await asyncio.gather(sender, gone, return_exceptions=True)
+            await asyncio.gather(sender, gone, cutting, return_exceptions=True)
+
+    async def _cut(self, transport: asyncio.Transport) -> None:
+        """Once the outlet has ended: wait while the client takes what is left, at most so long, then end the connection."""
+        await self._ending.wait()
+        for _ in range(sockets.CLOSE_LOOKS):
+            unsent = transport.get_write_buffer_size()
+            await asyncio.sleep(sockets.CLOSE_WAIT_S)
+            if transport.get_write_buffer_size() >= unsent:
+                break
+        transport.abort()
 
     async def _send_all(self, send: Send, heartbeat_s: float) -> None:
         while True:

@@ -1,8 +1,12 @@
 """Live output for watched jobs only: one subscription, one decryption and one set of frames per message, however many
 watch.
 
-A message's records become frames once (:func:`messages`); followers of the job get the same objects. ``/ws/events``
+A message's records become frames once (:func:`shown`); followers of the job get the same objects. ``/ws/events``
 clients get the log lines of all jobs as notes, as long as there is such a client.
+
+What is pushed may be lost. A follower notices that by ``i`` when more comes; that the *last* message of a watched job was lost shows only
+by comparing with what is stored (G11). This is done each second for jobs from which nothing came meanwhile, and only when any output at
+all was stored since: one request a second, and at most :data:`COMPARED_AT_ONCE` more.
 """
 
 from __future__ import annotations
@@ -13,26 +17,38 @@ from types import NoneType
 from typing import Any
 
 import orjson
+import structlog
 
+from aura.errors import AuraError
 from aura.events import subjects
+from aura.events.subjects import OutputKind
 from aura.gateway.live.frames import Note
 from aura.gateway.live.hub import Hub
 from aura.gateway.live.job_feed import Message
-from aura.gateway.ports import OutputMessage, OutputReader, Stop
+from aura.gateway.ports import OutputMessage, OutputReader, OutputSink, Stop
+
+log = structlog.get_logger("aura.gateway")
 
 _NOTHING = object()
 #: What a follower gets for each message.
 Follower = Callable[[Message["OutputFrame"]], None]
+#: Tells a follower that more is stored than was pushed.
+Missed = Callable[[], None]
+#: How often watched jobs are compared with what is stored, and how many of them at a time.
+COMPARE_S = 1.0
+COMPARED_AT_ONCE = 50
 
 
 class OutputFrame:
     """One record of output, ready for every kind of client. ``cursor`` and ``i`` are where a client resumes."""
 
-    __slots__ = ("cursor", "i", "note")
+    __slots__ = ("cursor", "i", "note", "subject", "ts")
 
-    def __init__(self, cursor: int, i: int, flat: dict[str, Any]) -> None:
+    def __init__(self, cursor: int, i: int, flat: dict[str, Any], subject: str) -> None:
         self.cursor = cursor
         self.i = i
+        self.subject = subject
+        self.ts: str = flat.get("ts", "")
         self.note = Note(orjson.dumps(flat))
 
 
@@ -40,7 +56,14 @@ class OutputFrame:
 _SAYS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "stream": {"i": (int,), "ts": (str,), "chunk": (str,), "final": (bool,)},
     "log": {"i": (int,), "ts": (str,), "level": (str,), "line": (str,)},
-    "progress": {"i": (int,), "ts": (str,), "percent": (int, float), "step": (str, NoneType)},
+    "progress": {
+        "i": (int,),
+        "ts": (str,),
+        "percent": (int, float),
+        "step": (str, NoneType),
+        "agent": (str,),
+        "data": (dict,),
+    },
 }
 
 
@@ -60,8 +83,9 @@ def flat_record(job_id: str, project: int, message: OutputMessage, record: Mappi
 
 def shown(job_id: str, project: int, message: OutputMessage) -> Message[OutputFrame]:
     """A message with its frames built."""
+    subject = subjects.output(project, job_id, message.attempt, message.kind)
     frames = [
-        OutputFrame(message.seq, int(record["i"]), flat_record(job_id, project, message, record))
+        OutputFrame(message.seq, int(record["i"]), flat_record(job_id, project, message, record), subject)
         for record in message.records
     ]
     first = frames[0].i if frames else 0
@@ -69,12 +93,28 @@ def shown(job_id: str, project: int, message: OutputMessage) -> Message[OutputFr
 
 
 class _Tap:
-    __slots__ = ("followers", "opened", "stop")
+    __slots__ = ("compared_at", "followers", "heard", "newest", "opened", "project")
+
+    def __init__(self, project: int) -> None:
+        self.project = project
+        self.followers: dict[Follower, Missed] = {}
+        self.opened: asyncio.Task[Stop] | None = None
+        self.newest = 0
+        """The newest cursor that its followers know of."""
+        self.heard = False
+        """Whether anything came since the last comparison."""
+        self.compared_at = -1
+        """The end of all output when it was last compared."""
+
+
+class _Everybody:
+    """The records of one kind of all jobs, while somebody wants them."""
+
+    __slots__ = ("opened", "sinks")
 
     def __init__(self) -> None:
-        self.followers: dict[Follower, None] = {}
+        self.sinks: dict[OutputSink, int] = {}
         self.opened: asyncio.Task[Stop] | None = None
-        self.stop: Stop | None = None
 
 
 class OutputTaps:
@@ -84,16 +124,19 @@ class OutputTaps:
         self._output = output
         self._hub = hub
         self._taps: dict[str, _Tap] = {}
-        self._log_watchers = 0
-        self._logs: asyncio.Task[Stop] | None = None
+        self._everybody: dict[OutputKind, _Everybody] = {}
+        self._comparing: asyncio.Task[None] | None = None
 
-    async def follow(self, project: int, job_id: str, follower: Follower) -> Stop:
-        """Give ``follower`` the job's new messages from now on. Raises ``Unavailable``."""
+    async def follow(self, project: int, job_id: str, follower: Follower, missed: Missed) -> Stop:
+        """Give ``follower`` the job's new messages from now on, and call ``missed`` when some did not come and no newer one shows it.
+        Raises ``Unavailable``."""
         tap = self._taps.get(job_id)
         if tap is None:
-            tap = self._taps[job_id] = _Tap()
+            tap = self._taps[job_id] = _Tap(project)
             tap.opened = asyncio.get_running_loop().create_task(self._output.watch(project, job_id, self._on_output))
-        tap.followers[follower] = None
+        tap.followers[follower] = missed
+        if self._comparing is None:
+            self._comparing = asyncio.get_running_loop().create_task(self._compare_for_ever())
         assert tap.opened is not None
         try:
             await asyncio.shield(tap.opened)
@@ -111,33 +154,78 @@ class OutputTaps:
         if tap.followers or self._taps.get(job_id) is not tap:
             return
         del self._taps[job_id]
+        if not self._taps and self._comparing is not None:
+            self._comparing.cancel()
+            self._comparing = None
         assert tap.opened is not None
         await _close(tap.opened)
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(COMPARE_S)
+            try:
+                await self._compare()
+            except AuraError as error:
+                log.warning("output.not_compared", error=error.detail)
+
+    async def _compare(self) -> None:
+        """Look where the output of quiet jobs ends, those first that were not compared for longest."""
+        end = await self._output.last_seq()
+        due: list[tuple[str, _Tap]] = []
+        for job_id, tap in self._taps.items():
+            if not tap.heard and tap.compared_at != end:
+                due.append((job_id, tap))
+            tap.heard = False
+        due.sort(key=lambda one: one[1].compared_at)
+        for job_id, tap in due[:COMPARED_AT_ONCE]:
+            newest = await self._output.newest(tap.project, job_id)
+            tap.compared_at = end
+            if newest > tap.newest:
+                tap.newest = newest
+                for missed in list(tap.followers.values()):
+                    missed()
 
     def _on_output(self, job_id: str, project: int, message: OutputMessage) -> None:
         tap = self._taps.get(job_id)
         if tap is not None and message.records:
+            tap.newest, tap.heard = max(tap.newest, message.seq), True
             built = shown(job_id, project, message)
             for follower in list(tap.followers):
                 follower(built)
 
-    async def follow_logs(self) -> Stop:
-        """Somebody wants everybody's log lines."""
-        self._log_watchers += 1
-        if self._logs is None:
-            self._logs = asyncio.get_running_loop().create_task(self._output.watch_logs(self._on_log))
+    async def follow_all(self, kind: OutputKind, sink: OutputSink) -> Stop:
+        """Somebody wants everybody's records of a kind. ``sink`` gets whole messages."""
+        found = self._everybody.get(kind)
+        if found is None:
+            found = self._everybody[kind] = _Everybody()
+            found.opened = asyncio.get_running_loop().create_task(
+                self._output.watch_all(kind, lambda *message: self._on_any(found, *message))
+            )
+        found.sinks[sink] = found.sinks.get(sink, 0) + 1
+        assert found.opened is not None
         try:
-            await asyncio.shield(self._logs)
+            await asyncio.shield(found.opened)
         except BaseException:
-            await self._unfollow_logs()
+            await self._unfollow_all(kind, found, sink)
             raise
-        return self._unfollow_logs
+        return lambda: self._unfollow_all(kind, found, sink)
 
-    async def _unfollow_logs(self) -> None:
-        self._log_watchers -= 1
-        if self._log_watchers == 0 and self._logs is not None:
-            logs, self._logs = self._logs, None
-            await _close(logs)
+    async def _unfollow_all(self, kind: OutputKind, found: _Everybody, sink: OutputSink) -> None:
+        found.sinks[sink] -= 1
+        if not found.sinks[sink]:
+            del found.sinks[sink]
+        if not found.sinks and self._everybody.get(kind) is found:
+            del self._everybody[kind]
+            assert found.opened is not None
+            await _close(found.opened)
+
+    def _on_any(self, found: _Everybody, job_id: str, project: int, message: OutputMessage) -> None:
+        for sink in list(found.sinks):
+            sink(job_id, project, message)
+
+    async def follow_logs(self) -> Stop:
+        """Somebody wants everybody's log lines, as notes of the hub."""
+        return await self.follow_all("log", self._on_log)
 
     def _on_log(self, job_id: str, project: int, message: OutputMessage) -> None:
         subject = subjects.output(project, job_id, message.attempt, message.kind)

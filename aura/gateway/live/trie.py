@@ -7,6 +7,8 @@ first.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from aura.errors import InvalidRequest
@@ -38,6 +40,19 @@ def matches(pattern: str, subject: str) -> bool:
         if index >= len(tokens) or token not in ("*", tokens[index]):
             return False
     return len(wanted) == len(tokens)
+
+
+@lru_cache(1_024)
+def selector(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    """A test for "one of ``patterns`` selects this subject", for reading many subjects of history."""
+    return re.compile("|".join(f"(?:{_expression(pattern)})" for pattern in patterns)).match
+
+
+def _expression(pattern: str) -> str:
+    tokens = [r"[^.]+" if token == "*" else re.escape(token) for token in pattern.split(".")]  # noqa: S105
+    if tokens[-1] == ">":
+        tokens[-1] = r".+"
+    return r"\.".join(tokens) + r"\Z"
 
 
 class _Node(Generic[V]):
