@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,27 +12,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import orjson
 
 from aura import errors
-from aura.cli.options import gateway_url
-from aura.commands.wire import error_of
+from aura.cli.options import bearer, gateway_url
 from aura.ids import SystemIds
+from aura.problems import error_of
 
 #: A command whose answer got lost is repeated this often, with its idempotency key.
 REPEATS = 3
-
-
-def problem_error(status: int, body: bytes) -> errors.AuraError:
-    """The error that a problem document describes; an answer that is none is judged by its status."""
-    error = error_of(status, body)
-    if type(error) is errors.Refused:
-        by_status = {401: errors.Unauthenticated, 403: errors.Forbidden, 404: errors.NotFound, 409: errors.Conflict}
-        found = by_status.get(status, errors.InvalidRequest)
-        error = errors.NotFound("resource", "") if found is errors.NotFound else found(error.detail)
-    problem: object = None
-    with contextlib.suppress(orjson.JSONDecodeError):
-        problem = orjson.loads(body)
-    if isinstance(problem, dict) and (said := problem.get("detail") or problem.get("title")):
-        error.detail = str(said)
-    return error
 
 
 class Api:
@@ -51,6 +35,7 @@ class Api:
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._prefix = parts.path
         self._ids = SystemIds()
+        self._bearer = bearer()
 
     def __enter__(self) -> Self:
         return self
@@ -114,13 +99,13 @@ class Api:
                 text = f"no gateway at {self.url} ({type(error).__name__}): start `aura up`, or set AURA_URL"
                 raise errors.Unavailable(text) from error
         try:
-            self._connection.request(method, target, body, dict(headers))
+            self._connection.request(method, target, body, {**self._bearer, **headers})
             response = self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise AnswerLost(f"{self.url} gave no answer: {type(error).__name__}") from error
         if refuse and response.status >= 400:
-            raise problem_error(response.status, self._body(response))
+            raise error_of(response.status, self._body(response))
         return response
 
     def _body(self, response: http.client.HTTPResponse) -> bytes:
@@ -142,28 +127,3 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
 def segment(text: str) -> str:
     """One path segment of whatever the user typed."""
     return quote(text, safe="")
-
-
-async def follow(url: str, path: str, query: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """One WebSocket's messages until it ends. Raises ``Unavailable`` when it cannot be opened or breaks, else as HTTP would."""
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-
-    target = f"ws{url.removeprefix('http')}{path}"
-    if given := _given(query):
-        target += "?" + urlencode(given)
-    try:
-        async with connect(target, max_size=None, proxy=None, open_timeout=10) as socket:
-            async for message in socket:
-                decoded = orjson.loads(message)
-                if isinstance(decoded, dict):
-                    yield decoded
-            code = socket.close_code
-    except InvalidStatus as error:
-        raise problem_error(error.response.status_code, bytes(error.response.body or b"")) from error
-    except ConnectionClosed as error:
-        code = error.rcvd.code if error.rcvd else 1006
-    except (OSError, WebSocketException, TimeoutError) as error:
-        raise errors.Unavailable(f"no live feed at {url}: {type(error).__name__}") from error
-    if code not in (1000, None):
-        raise errors.Unavailable(f"the live feed closed with {code}")

@@ -33,6 +33,8 @@ def replay(from_: str | None, to: str | None, subject: str | None, speed: float 
     configure_logging(level="warning")
     settings = config.discover(config.load({"data_dir": data}), "admin")
     start, end = _place(from_, "--from"), _place(to, "--to")
+    if isinstance(start, int) and isinstance(end, int) and start > end:
+        raise click.UsageError(f"--from {start} lies after --to {end}")
 
     async def main() -> None:
         async for line in direct.replay(compose.world(settings), start, end, subject=subject, speed=speed):

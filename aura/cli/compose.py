@@ -252,6 +252,7 @@ class Gateway(_Composed):
         return look
 
     async def _compose(self) -> Service:
+        from aura.cli.binding.access import access_of
         from aura.cli.binding.erasure import resumer, sweeper
         from aura.cli.binding.explain import Explainer
         from aura.cli.binding.live import Heartbeats
@@ -270,6 +271,7 @@ class Gateway(_Composed):
         from aura.log.content_sweep import Sweeper
         from aura.log.output import OutputMessage
         from aura.log.output_jetstream import follow_output
+        from aura.log.tickets import JetStreamTickets
         from aura.projections.queries import Queries
 
         at, clock, ids, settings = self._at, self._at.clock, self._at.ids, self._at.settings
@@ -287,6 +289,8 @@ class Gateway(_Composed):
         hub = Hub(clock, limits, metrics)
         side.health.on_lost(hub.lost)
         guarded_commands = GuardedCommands(side.service, side.health)
+        tickets = JetStreamTickets(connection, clock, ids)
+        access, observers = access_of(at, side.store, tickets, metrics, self._parts)
 
         async def follow(pattern: str, on_message: Callable[[OutputMessage], None]) -> RawSubscription:
             return await follow_output(connection, pattern, on_message)
@@ -308,6 +312,7 @@ class Gateway(_Composed):
             limits=limits,
             checks={"log_identity": side.health.ready, "commands": side.health.storing},
             version=version(),
+            access=access,
         )
         check, backend = side.health.check, JetStreamContentBackend(connection, clock, ids)
         self._chore("resume purges", PURGE_S, resumer(side.service.purger, side.store, queries, ids, check))
@@ -327,7 +332,7 @@ class Gateway(_Composed):
 
             return side.store.tail(from_seq, on_batch, ended)
 
-        return GatewayService(context, tail, observers=(observe,))
+        return GatewayService(context, tail, observers=(observe, *observers))
 
     async def _compare_log(self, side: CommandSide, queries: Queries) -> None:
         """Before the first command where the read models answer, else as soon as they do."""

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "scheduler": ("aura.cli.services", "Run the scheduler."),
     "projector": ("aura.cli.services", "Run the projector (read models)."),
     "projections": ("aura.cli.projections", "Read models: status, rebuild, verify."),
+    "access": ("aura.cli.access", "API keys: issue, list, revoke."),
     "log": ("aura.cli.log", "The log itself: accept it as it is after a loss."),
     "audit": ("aura.cli.audit", "Replay the log."),
     "doctor": ("aura.cli.doctor", "Find what is wrong and how to mend it."),

@@ -36,6 +36,12 @@ def client_options(command: F) -> F:
     return url_option(data_option(output_option(command)))
 
 
+def bearer() -> dict[str, str]:
+    """The header that says who we are, from ``AURA_API_KEY`` (or ``…_FILE``, or the configuration file); empty without one."""
+    key = config.load().api_key
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
 def gateway_url(url: str | None, data: Path | None) -> str:
     """Flag > ``AURA_URL`` > the ``aura up`` that runs on the data folder > ``http://127.0.0.1:8000``.
 

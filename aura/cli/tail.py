@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from aura.cli.feeds import lifecycle
+from aura.cli.feeds import client, tell_reset
 from aura.cli.output import Format, safe, write_json, write_line
-from aura.errors import InvalidRequest
-from aura.events import subjects
+from aura.client import Event, Note, Reset
 
 #: Shown apart, or of no use to a reader of one line.
 _HIDDEN = frozenset(
@@ -29,34 +28,6 @@ _HIDDEN = frozenset(
         "idempotency_key",
     }
 )
-
-
-def subject_of(event: dict[str, Any]) -> str:
-    """The subject an event was stored under; ``""`` for what is not in the log (heartbeats, log lines)."""
-    kind, _, _ = event.get("type", "").partition(".")
-    try:
-        if "job_id" in event and kind in ("job", "archive"):
-            return subjects.job_event(
-                event["project_id"], event["job_id"], event["type"], model=event.get("assigned_model")
-            )
-        if kind == "model":
-            return subjects.model_event(event["model"], event["type"]) if "seq" in event else ""
-        if kind == "session":
-            return subjects.session_event(event["project_id"], event["session_id"], event["type"])
-        return subjects.system_event(event["type"])
-    except (KeyError, InvalidRequest):
-        return ""
-
-
-def matches(pattern: str, subject: str) -> bool:
-    """NATS wildcards: ``*`` is one token, ``>`` one or more at the end."""
-    wanted, given = pattern.split("."), subject.split(".")
-    for index, part in enumerate(wanted):
-        if part == ">":
-            return index == len(wanted) - 1 and len(given) > index
-        if index >= len(given) or part not in ("*", given[index]):
-            return False
-    return len(wanted) == len(given)
 
 
 def _show(event: dict[str, Any], output: Format) -> None:
@@ -86,10 +57,15 @@ def _brief(value: object) -> str:
 
 async def tail_events(url: str, pattern: str, since: int | None, last: int | None, output: Format) -> None:
     """Follow for ever."""
-    async with aclosing(lifecycle(url, since, last)) as events:
-        async for event in events:
-            if "seq" in event and matches(pattern, subject_of(event)):
-                _show(event, output)
+    async with client(url) as aura, aclosing(aura.follow(pattern, since=since, last=last)) as items:
+        async for item in items:
+            match item:
+                case Event():
+                    _show(item.flat, output)
+                case Reset():
+                    tell_reset(item)
+                case Note():
+                    pass
 
 
 def tail_stored(url: str, pattern: str, since: int | None, last: int | None, output: Format) -> None:

@@ -40,6 +40,8 @@ def up(demo: bool, host: str | None, port: int | None, data: Path | None) -> Non
     if demo and root is None:
         raise ConfigError(f"--demo works on a checkout of Aura: there is no {DEMO_PRD} beside the package")
     workers = demo_workers(root) if root is not None else ()
+    if demo and settings.auth != "open":
+        raise ConfigError(f"--demo works in mode open, not with AURA_AUTH={settings.auth}")
     supervisor = Supervisor(settings, workers=workers, notify=_notice)
 
     async def main() -> None:
@@ -47,6 +49,8 @@ def up(demo: bool, host: str | None, port: int | None, data: Path | None) -> Non
 
         def ready() -> None:
             tell(f"\n  Aura is ready at {supervisor.url}   (Ctrl-C stops it)\n")
+            if "keys" in settings.auth_modes:
+                tell("  Who asks needs a key: aura access issue --role director makes one\n")
             if root is not None:
                 demos.append(asyncio.create_task(_show(root, supervisor.url, settings.data_dir)))
 

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from aura.cli.feeds import end_of, lifecycle, one_job
+from aura.cli.feeds import client, tell_reset
 from aura.cli.main import tell
 from aura.cli.output import STATUS_STYLES, Format, safe, write_json, write_line
+from aura.client import Aura, Chunk, Event, LogLine, Progress, Reset
 from aura.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 #: Lines of output shown under a running task, and how many tasks are read at once.
 TAIL_LINES, MAX_READ = 6, 8
-_AFTER = {
-    "job.created": "QUEUED",
-    "job.assigned": "ASSIGNED",
-    "job.unassigned": "QUEUED",
-    "job.claimed": "IN_PROGRESS",
-    "job.failed": "QUEUED",
-    "job.lease_expired": "QUEUED",
-    "job.released": "QUEUED",
-    "job.rejected": "QUEUED",
-    "job.retried": "QUEUED",
-}
 _MARKS = {"COMPLETED": "✔", "FAILED": "✘", "CANCELLED": "✘", "SUBMITTED": "?", "IN_PROGRESS": "▶"}
 
 
@@ -60,34 +50,36 @@ class Task:
         self.lines.extend(whole)
         return whole
 
-    def take(self, event: dict[str, Any], now_s: float) -> None:
+    def take(self, event: Event, now_s: float) -> None:
         """A lifecycle event."""
-        kind = event.get("type", "")
-        ended = end_of(event)
-        self.status = ended or _AFTER.get(kind, self.status)
-        self.model = event.get("assigned_model") or self.model
-        self.why = str(event.get("error_code") or event.get("reason") or "") if kind != "job.assigned" else ""
-        if kind == "job.claimed":
-            self.attempt, self.started_s = event["attempt"], now_s
+        self.status = event.status or self.status
+        self.model = event.flat.get("assigned_model") or self.model
+        self.why = _why(event)
+        if event.type == "job.claimed":
+            self.attempt, self.started_s = event.flat["attempt"], now_s
             self.lines.clear()
             self.partial, self.percent = "", None
-        if ended is not None:
-            self.ended = True
+        self.ended = event.closes is not None
+        if self.ended:
             self.took_s = now_s - self.started_s if self.started_s else None
 
 
+def _why(event: Event) -> str:
+    return "" if event.type == "job.assigned" else str(event.flat.get("error_code") or event.flat.get("reason") or "")
+
+
 class PrdWatch:
-    """Follows the tasks of one PRD to their ends. ``on_event(task, type)`` and ``on_lines(task, lines)`` are told as it goes."""
+    """Follows the tasks of one PRD to their ends. ``on_event(task, event)`` and ``on_lines(task, lines)`` are told as it goes."""
 
     def __init__(
         self,
-        url: str,
+        aura: Aura,
         title: str,
         tasks: dict[str, str],
-        on_event: Callable[[Task, dict[str, Any]], None] = lambda _task, _event: None,
+        on_event: Callable[[Task, Event], None] = lambda _task, _event: None,
         on_lines: Callable[[Task, list[str]], None] = lambda _task, _lines: None,
     ) -> None:
-        self._url = url
+        self._aura = aura
         self.title = title
         self.tasks = {job_id: Task(job_id, name) for job_id, name in tasks.items()}
         self._on_event = on_event
@@ -103,17 +95,14 @@ class PrdWatch:
     async def run(self, since: int) -> bool:
         """Until every task has ended; whether all are COMPLETED."""
         try:
-            async with aclosing(lifecycle(self._url, since)) as events:
-                async for event in events:
-                    task = self.tasks.get(event.get("job_id", ""))
-                    if task is None or "seq" not in event:
-                        continue
-                    task.take(event, self.now_s())
-                    self._on_event(task, event)
-                    if event["type"] == "job.claimed" and task.job_id not in self._readers:
-                        self._readers[task.job_id] = asyncio.create_task(self._read(task))
-                    if all(task.ended for task in self.tasks.values()):
-                        break
+            async with aclosing(self._aura.follow("aura.job.>", since=since)) as items:
+                async for item in items:
+                    if isinstance(item, Reset):
+                        tell_reset(item)
+                    elif isinstance(item, Event) and (task := self.tasks.get(item.flat.get("job_id", ""))) is not None:
+                        self._take(task, item)
+                        if all(task.ended for task in self.tasks.values()):
+                            break
             # Output of the last task may still be on its way; its feed ends by itself.
             if self._readers:
                 await asyncio.wait(self._readers.values(), timeout=2)
@@ -123,41 +112,50 @@ class PrdWatch:
             await asyncio.gather(*self._readers.values(), return_exceptions=True)
         return all(task.status == "COMPLETED" for task in self.tasks.values())
 
+    def _take(self, task: Task, event: Event) -> None:
+        task.take(event, self.now_s())
+        self._on_event(task, event)
+        if event.type == "job.claimed" and task.job_id not in self._readers:
+            self._readers[task.job_id] = asyncio.create_task(self._read(task))
+
     async def _read(self, task: Task) -> None:
-        async with self._room, aclosing(one_job(self._url, task.job_id)) as messages:
-            async for message in messages:
-                match message.get("type"):
-                    case "job.stream":
-                        self._on_lines(task, task.add(message["chunk"]))
-                    case "job.log":
-                        self._on_lines(task, task.add(f"{message['line']}\n"))
-                    case "job.progress":
-                        task.percent, task.step = message["percent"], message.get("step", "")
-                    case _ if end_of(message) is not None:
-                        return
+        async with self._room, aclosing(self._aura.watch(task.job_id)) as items:
+            async for item in items:
+                match item:
+                    case Chunk(text=text):
+                        self._on_lines(task, task.add(text))
+                    case LogLine(line=line):
+                        self._on_lines(task, task.add(f"{line}\n"))
+                    case Progress(percent=percent, step=step):
+                        task.percent, task.step = percent, step
+                    case Event():
+                        pass
 
 
 async def watch_prd(url: str, title: str, tasks: dict[str, str], since: int, output: Format) -> int:
     """Show a PRD until its end; exit code 0 when all tasks COMPLETED, else 1."""
-    if output != "table":
-        write = write_json if output == "json" else write_line
-        done = await PrdWatch(url, title, tasks, lambda _task, event: write(event)).run(since)
-        return 0 if done else 1
-    if not sys.stderr.isatty():
-        done = await PrdWatch(url, title, tasks, _tell_event, _echo_lines).run(since)
-        return 0 if done else 1
-
-    from rich.console import Console
-    from rich.live import Live
-
-    watch = PrdWatch(url, title, tasks)
-    with Live(console=Console(stderr=True), get_renderable=lambda: tree(watch), refresh_per_second=12) as live:
-        done = await watch.run(since)
-        live.refresh()
+    async with client(url) as aura:
+        if output != "table":
+            write = write_json if output == "json" else write_line
+            done = await PrdWatch(aura, title, tasks, lambda _task, event: write(event.flat)).run(since)
+        elif not sys.stderr.isatty():
+            done = await PrdWatch(aura, title, tasks, _tell_event, _echo_lines).run(since)
+        else:
+            done = await _live_tree(PrdWatch(aura, title, tasks), since)
     return 0 if done else 1
 
 
-def _tell_event(task: Task, _event: dict[str, Any]) -> None:
+async def _live_tree(watch: PrdWatch, since: int) -> bool:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), get_renderable=lambda: tree(watch), refresh_per_second=12) as live:
+        done = await watch.run(since)
+        live.refresh()
+    return done
+
+
+def _tell_event(task: Task, _event: Event) -> None:
     tell(safe(f"{task.title}: {task.status} {task.why}".rstrip()))
 
 
@@ -197,24 +195,20 @@ def tree(watch: PrdWatch) -> Tree:
 async def watch_job(url: str, job_id: str, output: Format) -> int:
     """One job to its end: output on stdout, talk on stderr (or every message as JSON). Exit code 0 only for COMPLETED."""
     status = ""
-    async with aclosing(one_job(url, job_id)) as messages:
-        async for message in messages:
-            kind = message.get("type", "")
+    async with client(url) as aura, aclosing(aura.watch(job_id)) as items:
+        async for item in items:
+            if isinstance(item, Event):
+                status = item.closes or status
             if output != "table":
-                (write_json if output == "json" else write_line)(message)
-            elif kind == "job.stream":
-                click.echo(safe(message["chunk"]), nl=False)
-            elif kind == "job.log":
-                tell(safe(f"[{message['level']}] {message['line']}"))
-            elif kind == "job.progress":
-                tell(safe(f"{message['percent']:.0f} % {message.get('step', '')}"))
-            elif "seq" in message:
-                tell(
-                    safe(f"{kind} {message.get('error_code') or message.get('reason') or ''}")
-                    if kind != "job.assigned"
-                    else kind
-                )
-            if (ended := end_of(message)) is not None:
-                status = ended
-                break
+                (write_json if output == "json" else write_line)(item.flat)
+                continue
+            match item:
+                case Chunk(text=text):
+                    click.echo(safe(text), nl=False)
+                case LogLine(level=level, line=line):
+                    tell(safe(f"[{level}] {line}"))
+                case Progress(percent=percent, step=step):
+                    tell(safe(f"{percent:.0f} % {step}"))
+                case Event():
+                    tell(safe(f"{item.type} {_why(item)}".rstrip()))
     return 0 if status == "COMPLETED" else 1

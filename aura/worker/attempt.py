@@ -103,6 +103,7 @@ class Attempt:
         "_context",
         "_ended",
         "_output",
+        "_said",
         "_stages",
         "_task",
         "_terms",
@@ -120,6 +121,7 @@ class Attempt:
         self._task: asyncio.Task[Any] | None = None
         self._ended: Ended | None = None
         self._stages = 0
+        self._said = 0
         self.phase = Phase.OFFERED
         self.number = 0
         self.seq = 0
@@ -186,6 +188,18 @@ class Attempt:
             await self._definite("stage", body, f"stage-{self.job_id}-{self.number}-{self._stages}")
         except (Conflict, NotFound):
             self.interrupt(Interruption.LOST)
+
+    async def tell_session(self, event: str, fields: dict[str, Any]) -> dict[str, Any]:
+        """Report a step of the job's session. Raises ``Refused``; ``{}`` once the attempt is no longer ours."""
+        if self.phase is not Phase.RUNNING or self.interrupted not in (None, Interruption.DRAINED):
+            return {}
+        self._said += 1
+        body = {**fields, "event": event, "job_id": self.job_id, "attempt": self.number}
+        try:
+            return await self._definite("session", body, f"session-{self.job_id}-{self.number}-{self._said}")
+        except (Fenced, NotFound):
+            self.interrupt(Interruption.LOST)
+            return {}
 
     # ------------------------------------------------------------ its life
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import orjson
+
 from aura.errors import InvalidRequest
+from aura.events.subjects import check_name
 
 if TYPE_CHECKING:
     from aura.events.catalogue import StageStatus
@@ -15,6 +19,8 @@ Level = Literal["DEBUG", "INFO", "PROGRESS", "SUCCESS", "WARNING", "ERROR"]
 LEVELS: frozenset[str] = frozenset({"DEBUG", "INFO", "PROGRESS", "SUCCESS", "WARNING", "ERROR"})
 #: Most characters in one record; longer text is split over several.
 MAX_CHUNK = 64 * 1024
+#: Most bytes of the JSON object that goes with a progress record.
+MAX_DATA = 4 * 1024
 
 
 class Snoozed(BaseException):
@@ -33,10 +39,22 @@ class JobContext:
     """One attempt of one job, in the hands of its handler.
 
     ``payload`` is the task's payload (any JSON), ``attempt`` counts from 1, ``job_id`` and ``model`` are names, ``seq`` is the
-    sequence of the claim (``GET /jobs/{id}?min_seq=`` then sees at least that).
+    sequence of the claim (``GET /jobs/{id}?min_seq=`` then sees at least that). ``traceparent`` is the W3C trace context that the request
+    began which submitted the job: pass it on to what the handler calls. ``None`` when the job has none.
     """
 
-    __slots__ = ("_attempt", "_cancelled", "attempt", "job_id", "model", "payload", "project_id", "seq", "worker_id")
+    __slots__ = (
+        "_attempt",
+        "_cancelled",
+        "attempt",
+        "job_id",
+        "model",
+        "payload",
+        "project_id",
+        "seq",
+        "traceparent",
+        "worker_id",
+    )
 
     def __init__(self, attempt: Attempt, claim: dict[str, Any], *, model: str, worker_id: str) -> None:
         self.payload: Any = claim["payload"]
@@ -44,6 +62,7 @@ class JobContext:
         self.project_id: int = claim["project_id"]
         self.attempt: int = claim["attempt"]
         self.seq: int = claim["seq"]
+        self.traceparent: str | None = claim.get("traceparent")
         self.model = model
         self.worker_id = worker_id
         self._attempt = attempt
@@ -81,10 +100,23 @@ class JobContext:
         for start in range(0, len(line) or 1, MAX_CHUNK):
             await self._attempt.write("log", {"level": level, "line": line[start : start + MAX_CHUNK]})
 
-    async def progress(self, percent: float, step: str = "") -> None:
-        """Say how far the job is: ``percent`` 0–100 (clamped), ``step`` what is being done (≤ 300 characters)."""
-        clamped = min(100.0, max(0.0, float(percent)))
-        await self._attempt.write("progress", {"percent": clamped, "step": _sound(step)[:300]})
+    async def progress(
+        self, percent: float, step: str = "", agent: str | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """Say how far the job is: ``percent`` 0–100 (clamped), ``step`` what is being done (≤ 300 characters). In a workflow ``agent``
+        names who says so (1–64 of ``A-Za-z0-9_-``); ``data`` is a JSON object (≤ 4 KiB) for whoever watches. Raises ``InvalidRequest``."""
+        record: dict[str, Any] = {"percent": min(100.0, max(0.0, float(percent))), "step": _sound(step)[:300]}
+        if agent is not None:
+            record["agent"] = check_name(agent, "agent")
+        if data is not None:
+            record["data"] = _small(data)
+        await self._attempt.write("progress", record)
+
+    async def session(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Report one step of the session that the job belongs to: an event in the log (``started``, ``agent_started``, ``agent_completed``,
+        ``agent_failed``; fields as in ``commands/requests.SessionReport``). The answer is ``{session_id, status, seq}``, or ``{}``
+        once the attempt is no longer ours. Raises ``Refused``."""
+        return await self._attempt.tell_session(event, fields)
 
     async def stage(self, name: str, status: StageStatus = "running") -> None:
         """Report one stage of a pipeline (``not_run``, ``running``, ``done``, ``failed``): an event in the log."""
@@ -98,3 +130,13 @@ class JobContext:
 def _sound(text: str) -> str:
     """Text that UTF-8 can hold: lone surrogates (undecodable file names, broken JSON) become ``?``."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _small(data: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(orjson.dumps(dict(data)))
+    except TypeError as error:
+        raise InvalidRequest("data is not JSON that can be stored", field="data") from error
+    if size > MAX_DATA:
+        raise InvalidRequest(f"data is {size} bytes; the limit is {MAX_DATA}", field="data")
+    return dict(data)

@@ -18,7 +18,6 @@ import orjson
 
 from aura.clock import Clock
 from aura.commands.endpoints import MAX_CALLS
-from aura.commands.wire import error_of
 from aura.errors import AuraError, TooLarge, Unavailable
 from aura.events import subjects
 from aura.ids import IdSource
@@ -29,6 +28,7 @@ from aura.log.output import OutputWriter
 from aura.log.output_jetstream import JetStreamOutputBackend
 from aura.log.pool import Offer, PoolPuller
 from aura.log.rpc import IDEMPOTENCY_KEY, RpcClient
+from aura.problems import error_of
 from aura.worker.access import Access
 from aura.worker.backoff import Backoff
 from aura.worker.link import Assigned, Ended, EndedHow

@@ -1,8 +1,8 @@
-"""An attempt's output on its way: collected for about 20 ms, then stored, one write at a time.
+"""An attempt's output on its way: stored at once after a silence, else collected for about 20 ms; one write at a time.
 
 ::
 
-    write → pending ──20 ms, or flush──▶ one message per run of the same kind ──stored──▶ …
+    write → pending ──20 ms since the last one, or flush──▶ one message per run of the same kind ──stored──▶ …
               └ more than MAX_PENDING bytes: write waits (back-pressure)
 
 Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
@@ -53,6 +53,7 @@ class CollectedOutput:
         self._room.set()
         self._over: Exception | None = None
         self._discarded = False
+        self._taken_s = -COLLECT_S
 
     @property
     def count(self) -> int:
@@ -108,9 +109,10 @@ class CollectedOutput:
         try:
             while self._pending:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(COLLECT_S):
+                    async with asyncio.timeout(self._taken_s + COLLECT_S - self._clock.monotonic_s()):
                         await self._hurry.wait()
                 self._hurry.clear()
+                self._taken_s = self._clock.monotonic_s()
                 taken, self._pending, self._size = self._pending, [], 0
                 self._room.set()
                 await self._store(taken)

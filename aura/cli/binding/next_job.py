@@ -28,6 +28,7 @@ from aura.clock import Clock
 from aura.commands.handler import Caller
 from aura.domain.job_state import JobStatus
 from aura.errors import AuraError, KeyReused, Refused, Unavailable
+from aura.events import subjects
 from aura.ids import IdSource
 from aura.log.connection import Connection
 from aura.log.pool import Offer, PoolPuller
@@ -39,6 +40,8 @@ REMEMBERED = 10_000
 #: Jobs of a worker that are looked at for an unknown key.
 _LOOKED_AT = 64
 _CATCH_UP_S = 1.0
+#: How long a job of a project that the caller may not see is kept from this pool, so that another worker is asked next.
+FOREIGN_S = 0.25
 
 FindClaims = Callable[[str, str], Awaitable[Sequence[str]]]
 """``(model, worker_id)`` → jobs that the worker has in progress there, newest first. Raises ``Unavailable``."""
@@ -175,6 +178,9 @@ class PoolNext:
                 offers.get_nowait().nak()
 
     async def _claim(self, offer: Offer, ask: _Ask, caller: Caller) -> tuple[dict[str, Any], str] | None:
+        if caller.projects is not None and subjects.parse(offer.subject).project not in caller.projects:
+            offer.nak(FOREIGN_S)
+            return None
         claim = asyncio.ensure_future(self._fresh_claim(offer, ask, caller))
         try:
             found = await asyncio.shield(claim)

@@ -26,7 +26,7 @@ class ReadModels:
     ) -> Page:
         found = await self._queries.list_jobs(
             status=where.status or None,
-            project_id=where.project_id,
+            projects=where.projects,
             role=where.role,
             model=where.model,
             q=where.q,
@@ -39,8 +39,8 @@ class ReadModels:
     async def get_job(self, job_id: str, *, as_of: int | None = None) -> Row | None:
         return await _or_none(lambda: self._queries.get_job(job_id, as_of=as_of))
 
-    async def list_prds(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
-        found = await self._queries.list_prds(project_id=project_id, limit=limit, cursor=cursor)
+    async def list_prds(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
+        found = await self._queries.list_prds(projects=projects, limit=limit, cursor=cursor)
         return Page(found.rows, found.next_cursor)
 
     async def get_prd(self, root_job_id: str, *, as_of: int | None = None) -> Row | None:
@@ -48,8 +48,8 @@ class ReadModels:
             raise InvalidRequest("a PRD is only known as of now; ask for its jobs as of then", field="as_of")
         return await _or_none(lambda: self._queries.get_prd(root_job_id))
 
-    async def list_archives(self, *, project_id: int | None, limit: int, cursor: str | None = None) -> Page:
-        found = await self._queries.list_archives(project_id=project_id, limit=limit, cursor=cursor)
+    async def list_archives(self, *, projects: tuple[int, ...] | None, limit: int, cursor: str | None = None) -> Page:
+        found = await self._queries.list_archives(projects=projects, limit=limit, cursor=cursor)
         return Page(found.rows, found.next_cursor)
 
     async def get_archive(self, job_id: str) -> Row | None:
@@ -61,8 +61,8 @@ class ReadModels:
     async def model_health(self, model: str) -> Row | None:
         return await _or_none(lambda: self._queries.model_health(model))
 
-    async def stats(self, *, as_of: int | None = None) -> Row:
-        return await self._queries.stats(as_of=as_of)
+    async def stats(self, *, projects: tuple[int, ...] | None = None, as_of: int | None = None) -> Row:
+        return await self._queries.stats(projects=projects, as_of=as_of)
 
     async def grid(self, project_id: int) -> Row:
         return await self._queries.subjects(project_id)

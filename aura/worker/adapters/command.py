@@ -174,6 +174,7 @@ class CommandAdapter:
             "AURA_PROJECT_ID": str(job.project_id),
             "AURA_ATTEMPT": str(job.attempt),
             "AURA_SEQ": str(job.seq),
+            **({"TRACEPARENT": job.traceparent} if job.traceparent is not None else {}),
         }
 
     async def _run(self, command: Command, job: JobContext, pump: _Pump) -> int:

@@ -100,8 +100,9 @@ class ChatAdapter:
         """Ask and stream. Raises ``Fatal``, ``Retryable``."""
         body = self.request(job.payload)
         answer = _Answer(model=body["model"])
+        trace = {"traceparent": job.traceparent} if job.traceparent is not None else {}
         try:
-            async with self._client.stream("POST", self._url, json=body) as response:
+            async with self._client.stream("POST", self._url, json=body, headers=trace) as response:
                 await _refuse_status(response)
                 async for data in _events(response):
                     if data == "[DONE]":
