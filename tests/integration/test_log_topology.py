@@ -19,7 +19,7 @@ from aura.log.store import Append
 from tests.support.log_streams import CLOCK, IDS, delete_streams, empty_log, log_connection
 from tests.support.servers import NatsServer
 
-STREAMS = ["AURA_LOG", "AURA_OUTPUT", "AURA_CONTENT", "AURA_HEALTH", "KV_AURA_LEASES"]
+STREAMS = ["AURA_LOG", "AURA_OUTPUT", "AURA_CONTENT", "AURA_HEALTH", "KV_AURA_LEASES", "KV_AURA_TICKETS"]
 
 
 @pytest.fixture
