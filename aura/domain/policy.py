@@ -10,7 +10,8 @@ Rules (DECISIONS.md, Pools and Dependencies):
 * A pool's capacity is the sum of the slots of its live workers. Unclaimed ASSIGNED jobs of a pool are at most
   ``max(1, free slots)``, so that priority still decides; a pool that was never seen holds at most :data:`NEVER_SEEN_LIMIT`.
 * A pool that was seen and went offline, and a paused one, get nothing new.
-* Among several open pools: one with a free slot before one without, healthy before degraded before never seen, then the score.
+* A pool that was never seen gets nothing while another candidate is served: a full pool is a wait, an imagined one is for ever.
+* Among several open pools: one with a free slot before one without, healthy before degraded, then the score.
 """
 
 from __future__ import annotations
@@ -152,6 +153,12 @@ def candidates(mapped: str, declared: Sequence[str]) -> tuple[str, ...]:
     return (mapped, *sorted(name for name in set(declared) if name != mapped))
 
 
+def with_room(pools: Sequence[P]) -> list[P]:
+    """The candidates that may be given a job now."""
+    served = any(pool.slots > 0 and not pool.paused for pool in pools)
+    return [pool for pool in pools if room(pool) > 0 and (pool.slots > 0 or not served)]
+
+
 def score(pool: PoolView) -> float:
     """How good a choice the pool is, 0 to 1: smoothed success rate × speed, damped while degraded or never seen."""
     success = (pool.succeeded + 2) / (pool.succeeded + pool.failed + 2)
@@ -162,7 +169,7 @@ def score(pool: PoolView) -> float:
 
 def choose(pools: Sequence[P]) -> tuple[P, AssignReason] | None:
     """The pool that gets the next job, and the reason to record; ``None`` when all of them are shut or full."""
-    open_pools = [pool for pool in pools if room(pool) > 0]
+    open_pools = with_room(pools)
     if not open_pools:
         return None
     if len(pools) == 1:
@@ -280,7 +287,7 @@ def _queued(
         found.append(_reason("concurrency_key_busy", text, job_id=job.key_holder))
     declared = [model.name for model in models.values() if job.role in model.roles]
     pools = [models.get(name, ModelView(name)) for name in candidates(job.mapped_model, declared)]
-    if not any(room(pool) > 0 for pool in pools):
+    if not with_room(pools):
         found.extend(_pool_reason(pool) for pool in pools)
     return found or [
         _reason("ready", "ready: the scheduler assigns it in its next round, jobs of higher priority first")

@@ -359,6 +359,9 @@ class World:
                     continue
                 if not _may_run(other, model, registered):
                     continue
+                served = {name for name, pool in agenda.pools.items() if pool.slots > 0 and not pool.paused}
+                if model not in served and any(_may_run(other, name, registered) for name in served):
+                    continue  # it waits for a worker that lives
                 if other.not_before and datetime.fromisoformat(other.not_before).timestamp() > wall:
                     continue
                 wanted = [known.jobs.get(dep) for dep in other.created.get("depends_on", [])]

@@ -70,6 +70,12 @@ def test_nothing_is_chosen_when_all_are_shut() -> None:
     assert policy.choose([pool(paused=True), pool(slots=0)]) is None
 
 
+def test_a_full_pool_is_waited_for_rather_than_one_that_nobody_ever_served() -> None:
+    full, imagined = pool(name="full", busy=4, unclaimed=1), pool(name="imagined", slots=0, seen=False)
+    assert policy.choose([full, imagined]) is None
+    assert policy.choose([pool(name="gone", slots=0), imagined]) is not None
+
+
 def test_a_score_lies_between_nothing_and_one() -> None:
     assert policy.score(pool()) == 1.0
     assert 0.0 <= policy.score(pool(failed=1_000, latency_s=9_999.0, degraded=True)) < 0.01
