@@ -64,16 +64,16 @@ def _serve(component: str, flags: dict[str, Any]) -> None:
     gc.disable()  # nothing that an import makes is garbage; :func:`until_signal` turns it on
     structlog_without_rich()
     from aura import config
-    from aura.cli import compose
+    from aura.cli import compose, processes
     from aura.cli.logs import configure_logging
     from aura.cli.loop import loop_factory
 
     settings = config.discover(config.load(flags), component)
     configure_logging(settings)
     makers: dict[str, Callable[[World], Service]] = {
-        "gateway": compose.Gateway,
-        "scheduler": compose.Scheduler,
-        "projector": compose.Projector,
+        "gateway": processes.Gateway,
+        "scheduler": processes.Scheduler,
+        "projector": processes.Projector,
     }
     service = makers[component](compose.world(settings))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

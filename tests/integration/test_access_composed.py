@@ -13,7 +13,7 @@ import orjson
 import pytest
 from websockets.asyncio.client import connect as open_socket
 
-from aura.cli import compose
+from aura.cli import compose, processes
 from aura.clock import SystemClock
 from aura.config import Settings
 from aura.events.subjects import admin_command
@@ -38,7 +38,7 @@ class System:
 
     @asynccontextmanager
     async def gateway(self) -> AsyncIterator[httpx.AsyncClient]:
-        made = compose.Gateway(compose.world(self.settings("gateway", self.database.reader_url)))
+        made = processes.Gateway(compose.world(self.settings("gateway", self.database.reader_url)))
         await made.start()
         try:
             async with httpx.AsyncClient(base_url=made._main.url, trust_env=False, timeout=20) as http:  # type: ignore[union-attr]
@@ -48,7 +48,7 @@ class System:
 
     @asynccontextmanager
     async def projector(self) -> AsyncIterator[None]:
-        made = compose.Projector(compose.world(self.settings("projector", self.database.owner_url)))
+        made = processes.Projector(compose.world(self.settings("projector", self.database.owner_url)))
         await made.start()
         try:
             yield

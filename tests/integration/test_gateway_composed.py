@@ -14,7 +14,7 @@ import orjson
 import psycopg
 import pytest
 
-from aura.cli import compose
+from aura.cli import compose, processes
 from aura.clock import SystemClock
 from aura.config import Settings
 from aura.ids import SystemIds
@@ -48,8 +48,8 @@ class System:
         )
 
     @asynccontextmanager
-    async def projector(self) -> AsyncIterator[compose.Projector]:
-        made = compose.Projector(compose.world(self.settings("projector", self.database.owner_url)))
+    async def projector(self) -> AsyncIterator[processes.Projector]:
+        made = processes.Projector(compose.world(self.settings("projector", self.database.owner_url)))
         await made.start()
         try:
             yield made
@@ -58,7 +58,7 @@ class System:
 
     @asynccontextmanager
     async def gateway(self) -> AsyncIterator[httpx.AsyncClient]:
-        made = compose.Gateway(compose.world(self.settings("gateway", self.database.reader_url)))
+        made = processes.Gateway(compose.world(self.settings("gateway", self.database.reader_url)))
         await made.start()
         try:
             async with httpx.AsyncClient(base_url=made._main.url, trust_env=False, timeout=20) as http:  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from aura.cli import compose
+from aura.cli import compose, processes
 from aura.config import Settings
 from aura.gateway.context import GatewayContext
 from aura.gateway.server import GatewayService
@@ -120,7 +120,7 @@ async def live(server: NatsServer, database: Database, folder: Path, url: str | 
         host="127.0.0.1",
         port=0,
     )
-    made = compose.Gateway(compose.world(settings))
+    made = processes.Gateway(compose.world(settings))
     await made.start()
     service = made._main
     assert isinstance(service, GatewayService)
