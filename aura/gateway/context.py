@@ -12,6 +12,7 @@ from aura.errors import ConfigError, Overloaded
 from aura.gateway.access.access import Access, OpenAccess
 from aura.gateway.access.scoping import LoggedProjects
 from aura.gateway.api.log_pages import LogPages
+from aura.gateway.api.state_metrics import StateMetrics
 from aura.gateway.limits import Limits
 from aura.gateway.live.admission import Admission
 from aura.gateway.live.hub import Hub
@@ -80,6 +81,7 @@ class Gateway:
         self.limits = ctx.limits
         self.commands = Gate("commands", ctx.limits.commands)
         self.projects = LoggedProjects(ctx.commands, ctx.store)
+        self.state_metrics = StateMetrics(ctx.queries, ctx.clock)
         self.reads = Gate("reads", ctx.limits.reads)
         self.waiting = Gate("waiting workers", ctx.limits.waiting)
         self.pages = LogPages(ctx.store, page_events=ctx.limits.page_events, keep=ctx.limits.pages)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: ``/models/health`` shows models heard of in the last five minutes.
+HEALTH_WINDOW_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

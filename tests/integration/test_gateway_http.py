@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest_asyncio
 
+from aura.clock import ManualClock
 from aura.errors import Unavailable
 from aura.gateway.limits import Limits
 from tests.support.gateway import DIRECTOR_KEY, World, running
@@ -200,7 +201,7 @@ async def test_a_job_that_the_read_model_does_not_have_yet_is_503_and_never_a_fa
     async def missing(*_args: object, **_options: object) -> None:
         return None
 
-    world.queries.get_job = missing  # type: ignore[method-assign,assignment]
+    world.queries.get_job = missing  # type: ignore[method-assign]
     world.queries.caught_up = False
     assert (await world.http.get(f"/jobs/{job_id}")).status_code == 503
     assert (await world.http.get(f"/jobs/{UNKNOWN}")).status_code == 404
@@ -317,9 +318,22 @@ async def test_health_ready_version_metrics(world: World) -> None:
     assert (await world.http.get("/version")).json()["epoch"] == "memory"
     metrics = (await world.http.get("/metrics")).text
     assert 'route="/health"' in metrics
+    assert "aura_read_models_up 1.0" in metrics
     world.queries.broken = Unavailable("the database does not answer")
     broken = await world.http.get("/ready")
     assert (broken.status_code, broken.json()["checks"]) == (503, {"read_models": "the database does not answer"})
+
+
+async def test_metrics_tell_the_jobs_and_nothing_stale_of_them() -> None:
+    clock = ManualClock()
+    async with running(clock=clock) as world:
+        await world.submit(3)
+        assert 'aura_jobs{status="QUEUED"} 3.0' in (await world.http.get("/metrics")).text
+        world.queries.broken = Unavailable("the database does not answer")
+        clock.advance(60)
+        broken = (await world.http.get("/metrics")).text
+        assert "aura_read_models_up 0.0" in broken
+        assert "aura_jobs{" not in broken
 
 
 async def test_too_many_commands_at_once_are_refused_not_queued_G12() -> None:

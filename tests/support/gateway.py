@@ -213,7 +213,8 @@ class LogQueries:
 
     async def stats(self, *, projects: tuple[int, ...] | None = None, as_of: int | None = None) -> Row:
         rows = [row for row in await self._rows(as_of) if projects is None or row["project_id"] in projects]
-        return {"counts": {status.value: sum(row["status"] == status for row in rows) for status in JobStatus}}
+        counts = {status.value: sum(row["status"] == status for row in rows) for status in JobStatus}
+        return {"counts": counts, "models": {}, "throughput": {"last_hour": {}}, "latency": None}
 
     async def grid(self, project_id: int) -> Row:
         return {"project_id": project_id, "subjects": []}

@@ -15,15 +15,14 @@ from aura.gateway.access.scoping import asked_projects, visible
 from aura.gateway.api.commands import json, principal_of
 from aura.gateway.api.forms import Fresh, FreshOnly, JobsQuery, PageQuery, query
 from aura.gateway.context import Gateway
+from aura.gateway.limits import HEALTH_WINDOW_S
 from aura.gateway.ports import JobFilter, Page, Row
 
-#: ``/models/health`` shows models heard of in the last five minutes.
-HEALTH_WINDOW_S = 300.0
 #: How long a read of one job lets the read model catch up with the job's last event.
 SETTLE_S = 0.2
 
 
-async def _fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
+async def fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
     """Wait for ``min_seq``, resolve ``as_of``. Raises ``Unavailable`` when the read model is still behind."""
     if asked.min_seq is not None:
         head = (await gateway.ctx.store.identity()).last_seq if asked.min_seq > gateway.hub.head else gateway.hub.head
@@ -61,7 +60,7 @@ async def _reached(gateway: Gateway, seq: int) -> None:
         raise Unavailable("the read model has not reached as_of yet", retry_after_s=1)
 
 
-def _page(request: Request, page: Page) -> Response:
+def page(request: Request, page: Page) -> Response:
     headers = {}
     if page.next_cursor is not None:
         pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
@@ -70,7 +69,7 @@ def _page(request: Request, page: Page) -> Response:
     return json(list(page.rows), headers=headers)
 
 
-def _tagged(request: Request, row: Row, seq: object) -> Response:
+def tagged(request: Request, row: Row, seq: object) -> Response:
     """An answer with an entity tag made of the sequence; 304 when the client has it."""
     if not isinstance(seq, int):
         return json(row)
@@ -84,26 +83,26 @@ def _tagged(request: Request, row: Row, seq: object) -> Response:
 async def jobs(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs``."""
     asked = query(JobsQuery, request)
-    as_of = await _fresh(gateway, asked)
+    as_of = await fresh(gateway, asked)
     projects = asked_projects(principal_of(request), asked.project_id)
     where = JobFilter(tuple(asked.status), projects, asked.role, asked.model, asked.q)
     found = await gateway.ctx.queries.list_jobs(where, limit=asked.limit, cursor=asked.cursor, as_of=as_of)
-    return _page(request, found)
+    return page(request, found)
 
 
 async def job(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}``: a job, or a root job derived from its jobs."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
-    as_of = await _fresh(gateway, query(Fresh, request))
+    as_of = await fresh(gateway, query(Fresh, request))
     if as_of is not None:
         return _found(request, await gateway.ctx.queries.get_job(job_id, as_of=as_of), "job", job_id, tagged=False)
     row = await _projected(gateway, job_id, gateway.ctx.queries.get_job)
     if row is not None:
-        return _tagged(request, row, row.get("seq"))
+        return tagged(request, row, row.get("seq"))
     prd = visible(principal_of(request), await gateway.ctx.queries.get_prd(job_id))
     if prd is None:
         raise NotFound("job", job_id)
-    return _tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq"))
+    return tagged(request, {"id": job_id, "is_root": True, **prd}, prd.get("seq"))
 
 
 async def _projected(gateway: Gateway, job_id: str, ask: Callable[[str], Awaitable[Row | None]]) -> Row | None:
@@ -141,51 +140,51 @@ async def name_the_prd(gateway: Gateway, request: Request, error: NotFound) -> N
 async def prds(gateway: Gateway, request: Request) -> Response:
     """``GET /prds``."""
     asked = query(PageQuery, request)
-    await _fresh(gateway, asked)
+    await fresh(gateway, asked)
     projects = asked_projects(principal_of(request), asked.project_id)
     found = await gateway.ctx.queries.list_prds(projects=projects, limit=asked.limit, cursor=asked.cursor)
-    return _page(request, found)
+    return page(request, found)
 
 
 async def prd(gateway: Gateway, request: Request) -> Response:
     """``GET /prds/{root_job_id}``."""
     root = subjects.check_job_id(request.path_params["root_job_id"], "root_job_id")
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     return _found(request, visible(principal_of(request), await gateway.ctx.queries.get_prd(root)), "prd", root)
 
 
 def _found(request: Request, row: Row | None, kind: str, key: str, *, tagged: bool = True) -> Response:
     if row is None:
         raise NotFound(kind, key)
-    return _tagged(request, row, row.get("seq") if tagged else None)
+    return tagged(request, row, row.get("seq") if tagged else None)
 
 
 async def archives(gateway: Gateway, request: Request) -> Response:
     """``GET /archives``."""
     asked = query(PageQuery, request)
-    await _fresh(gateway, asked)
+    await fresh(gateway, asked)
     projects = asked_projects(principal_of(request), asked.project_id)
     found = await gateway.ctx.queries.list_archives(projects=projects, limit=asked.limit, cursor=asked.cursor)
-    return _page(request, found)
+    return page(request, found)
 
 
 async def archive(gateway: Gateway, request: Request) -> Response:
     """``GET /archives/{id}``."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     return _found(request, await _projected(gateway, job_id, gateway.ctx.queries.get_archive), "archive", job_id)
 
 
 async def models_health(gateway: Gateway, request: Request) -> Response:
     """``GET /models/health``."""
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     return json(list(await gateway.ctx.queries.models_health(window_s=HEALTH_WINDOW_S)))
 
 
 async def model_health(gateway: Gateway, request: Request) -> Response:
     """``GET /models/{name}/health``."""
     model = subjects.check_name(request.path_params["name"], "model")
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     row = await gateway.ctx.queries.model_health(model)
     if row is None:
         raise NotFound("model", model)
@@ -196,7 +195,7 @@ async def model_health(gateway: Gateway, request: Request) -> Response:
 
 async def stats(gateway: Gateway, request: Request) -> Response:
     """``GET /stats``."""
-    as_of = await _fresh(gateway, query(Fresh, request))
+    as_of = await fresh(gateway, query(Fresh, request))
     return json(await gateway.ctx.queries.stats(projects=asked_projects(principal_of(request), None), as_of=as_of))
 
 
@@ -204,7 +203,7 @@ async def grid(gateway: Gateway, request: Request) -> Response:
     """``GET /projects/{id}/subjects``."""
     text: Any = request.path_params["project_id"]
     project = subjects.check_project(int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None)
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     return json(await gateway.ctx.queries.grid(project))
 
 
@@ -216,7 +215,7 @@ async def projections(gateway: Gateway, _request: Request) -> Response:
 async def explain(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}/explain``."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
-    await _fresh(gateway, query(FreshOnly, request))
+    await fresh(gateway, query(FreshOnly, request))
     row = await _projected(gateway, job_id, gateway.ctx.explain)
     if row is None:
         raise NotFound("job", job_id)

@@ -80,5 +80,6 @@ async def version(gateway: Gateway, _request: Request) -> Response:
 
 
 async def metrics(gateway: Gateway, _request: Request) -> Response:
-    """``GET /metrics``."""
-    return Response(gateway.ctx.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
+    """``GET /metrics``: what this process counted, and what the read models say."""
+    state = await gateway.state_metrics.exposition()
+    return Response(gateway.ctx.metrics.exposition() + state, headers={"content-type": CONTENT_TYPE})
