@@ -19,7 +19,10 @@
     ├── PoisonEvent                 a stored event that no version of the code can read
     ├── JobError                    raised by a worker's handler: this attempt failed
     │   ├── Retryable               another attempt may succeed
-    │   └── Fatal                   no attempt will succeed
+    │   ├── Fatal                   no attempt will succeed
+    │   └── AgentError              raised by an agent of a workflow, in words for the workflow's user
+    │       ├── AgentTimeout        it took longer than it may
+    │       └── UnknownAgent        nobody registered an agent of that name
     └── ConfigError                 refused at start-up
 
 Errors carry data (``code`` and attributes), never only prose. ``code`` is stable and is what clients match;
@@ -197,6 +200,26 @@ class Fatal(JobError):
 
     code = "worker_fatal"
     retryable = False
+
+
+class AgentError(JobError):
+    """An agent of a workflow failed, and ``detail`` (≤ 200 characters) is for the workflow's user: no internals. The one error whose text
+    leaves the worker; whatever else an agent raises becomes a generic sentence, and goes to the worker's log."""
+
+    code = "agent_failed"
+    retryable = False
+
+
+class AgentTimeout(AgentError):
+    """An agent took longer than its caller waits."""
+
+    code = "agent_timeout"
+
+
+class UnknownAgent(AgentError):
+    """Nobody registered an agent of that name."""
+
+    code = "unknown_agent"
 
 
 class ConfigError(AuraError):

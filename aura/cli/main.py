@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("aura.cli.events", "Follow the log."),
     "models": ("aura.cli.models", "See models and their workers."),
     "archives": ("aura.cli.archives", "Finished jobs: inspect, hold, purge."),
+    "sessions": ("aura.cli.sessions", "Runs of agent workflows: inspect, cancel."),
     "worker": ("aura.cli.worker", "Run a worker."),
     "gateway": ("aura.cli.services", "Run the gateway (HTTP, WebSocket, commands)."),
     "scheduler": ("aura.cli.services", "Run the scheduler."),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aura.projections.rebuild import Rebuilt
 
 _COLUMNS = ("name", "version", "seq", "lag_events", "lag_s", "verified_seq", "quarantined")
-NAMES = ("jobs", "timeline", "models", "archives", "health")
+NAMES = ("jobs", "timeline", "models", "archives", "sessions", "health")
 
 
 @click.group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ DEMO_PRD = "examples/demo_prd.json"
 @click.option("--port", type=int, help="Port to listen on (AURA_PORT, default 8000); 0 is any free one.")
 @data_option
 def up(demo: bool, host: str | None, port: int | None, data: Path | None) -> None:
-    """Run everything on this machine: NATS, Postgres, gateway, scheduler, projector.
+    """Run everything on this machine: NATS, Postgres, gateway, scheduler, projector, and a worker for agent workflows.
 
     AURA_NATS_URL and AURA_DATABASE_URL point at real servers instead. Stop with Ctrl-C: it drains and loses nothing.
     """
@@ -39,7 +40,7 @@ def up(demo: bool, host: str | None, port: int | None, data: Path | None) -> Non
     root = demo_root() if demo else None
     if demo and root is None:
         raise ConfigError(f"--demo works on a checkout of Aura: there is no {DEMO_PRD} beside the package")
-    workers = demo_workers(root) if root is not None else ()
+    workers = (*(demo_workers(root) if root is not None else ()), *workflow_workers(settings.workflows))
     if demo and settings.auth != "open":
         raise ConfigError(f"--demo works in mode open, not with AURA_AUTH={settings.auth}")
     supervisor = Supervisor(settings, workers=workers, notify=_notice)
@@ -62,6 +63,34 @@ def up(demo: bool, host: str | None, port: int | None, data: Path | None) -> Non
             await asyncio.gather(*demos, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def workflow_workers(workflows: Sequence[str]) -> tuple[WorkerSpec, ...]:
+    """One worker for all agent workflows whose module is there: beside the package, in the working folder, or installed."""
+    from aura.runtime.children import WorkerSpec
+    from aura.setting_values import AGENTS_MODEL
+
+    there = [spec for spec in workflows if _is_there(spec)]
+    for spec in workflows:
+        if spec not in there:
+            tell(f"  workflows      {spec.partition('=')[0]} is left out: its module is not there")
+    options = [word for spec in there for word in ("--workflows", spec)]
+    return (WorkerSpec(AGENTS_MODEL, AGENTS_MODEL, options),) if there else ()
+
+
+def _is_there(workflow: str) -> bool:
+    """Whether its module's file can be found, without importing anything."""
+    import importlib.machinery
+
+    import aura
+
+    found: list[str] | None = [str(Path(aura.__path__[0]).resolve().parent), str(Path.cwd()), *sys.path]
+    for name in workflow.partition("=")[2].partition(":")[0].split("."):
+        spec = importlib.machinery.PathFinder.find_spec(name, found) if found is not None else None
+        if spec is None:
+            return False
+        found = list(spec.submodule_search_locations) if spec.submodule_search_locations is not None else None
+    return True
 
 
 def demo_root() -> Path | None:

@@ -1,4 +1,4 @@
-"""``aura worker``: the ready-made workers, and any Python handler."""
+"""``aura worker``: the ready-made workers, agent workflows, and any Python handler."""
 
 from __future__ import annotations
 
@@ -13,18 +13,54 @@ if TYPE_CHECKING:
     from aura.worker.attempt import Handler
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: Workflows that one worker runs at once, unless it is told otherwise.
+WORKFLOW_SLOTS = 2
 
 
-@click.group()
+@click.group(invoke_without_command=True)
 @click.option("--model", help="The pool to work for.")
 @click.option("--name", "worker_id", help="The worker's id (default: model, host and a number).")
 @click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), help="Data folder (AURA_DATA_DIR, default ./.aura)."
 )
+@click.option(
+    "--workflows",
+    multiple=True,
+    metavar="NAME=MODULE:ATTRIBUTE",
+    help="Run agent workflows (pool: agents); may repeat.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 10_000),
+    default=WORKFLOW_SLOTS,
+    show_default=True,
+    help="Workflows at once (with --workflows).",
+)
 @click.pass_context
-def worker(ctx: click.Context, model: str | None, worker_id: str | None, data: Path | None) -> None:
+def worker(
+    ctx: click.Context,
+    model: str | None,
+    worker_id: str | None,
+    data: Path | None,
+    workflows: tuple[str, ...],
+    slots: int,
+) -> None:
     """Run a worker. Ends on SIGTERM or Ctrl-C after letting its jobs finish."""
     ctx.obj = {"model": model, "worker_id": worker_id, "data": data}
+    if ctx.invoked_subcommand is not None:
+        if workflows:
+            raise click.UsageError("--workflows is a worker of its own: leave out the command", ctx)
+        return
+    if not workflows:
+        click.echo(ctx.get_help(), color=ctx.color)
+        raise click.exceptions.Exit(2)
+    from aura.agents.loading import load_workflows
+    from aura.agents.workflow import workflow_handler
+    from aura.setting_values import AGENTS_MODEL
+
+    ctx.obj["model"] = model or AGENTS_MODEL
+    handler = workflow_handler(load_workflows(workflows))
+    _run(ctx, handler, {"slots": slots, "roles": ("Agent",), "lease_ttl_s": 10.0, "grace_s": 10.0})
 
 
 def _worker_options(command: F) -> F:

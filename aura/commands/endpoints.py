@@ -22,6 +22,7 @@ from aura.commands import wire
 from aura.commands.handler import Caller
 from aura.commands.operation import Operation
 from aura.commands.service import CommandService
+from aura.commands.wire import MAX_CALLS
 from aura.domain import model as m
 from aura.errors import AuraError, Forbidden, InvalidRequest, NotFound, Unavailable
 from aura.events import subjects
@@ -35,8 +36,6 @@ CORRELATION_HEADER = "Aura-Correlation-Id"
 WORKER_SUBJECT = "cmd.aura.worker.*.*"
 ADMIN_SUBJECT = "cmd.aura.admin.*"
 MAX_BODY = 4 * 1024 * 1024
-#: Most commands in one ``batch``.
-MAX_CALLS = 128
 #: Most bytes of a batch's answer, the first command's apart; the rest is told to ask again (its key gives the same answer).
 MAX_ANSWER = 2 * 1024 * 1024
 _ASK_AGAIN = wire.problem(Unavailable("the answer did not fit into the batch; ask again"))

@@ -78,7 +78,7 @@ class SessionCloser:
                 if tokens[4] == "started":
                     look |= self._learn(recorded, int(tokens[2]), tokens[3])
                 elif tokens[4] in _SESSION_ENDS:
-                    self._known.pop(_state(recorded).get("job_id"), None)
+                    self._known.pop(str(_state(recorded).get("job_id")), None)
         for job_id in look:  # a session that ended in this very batch needs nothing
             if (known := self._known.get(job_id)) is not None:
                 self._settle_soon(known)

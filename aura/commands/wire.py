@@ -11,6 +11,9 @@ import orjson
 
 from aura import errors as e
 
+#: Most commands in one ``batch``: here because a worker needs to know it, and little else of this package.
+MAX_CALLS = 128
+
 
 def described(error: e.AuraError) -> dict[str, Any]:
     """The problem object, over NATS and (with what only HTTP knows added) over HTTP. Internal errors say only "internal"."""

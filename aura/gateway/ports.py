@@ -85,6 +85,19 @@ class Queries(Protocol):
     async def get_archive(self, job_id: str) -> Row | None:
         """One of them."""
 
+    async def list_sessions(
+        self,
+        *,
+        status: tuple[str, ...] = (),
+        projects: tuple[int, ...] | None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Page:
+        """Agent workflow sessions with their agents, newest first."""
+
+    async def get_session(self, session_id: str, *, projects: tuple[int, ...] | None = None) -> Row | None:
+        """The newest session of that name, of some projects or (``None``) of all."""
+
     async def models_health(self, *, window_s: float) -> Sequence[Row]:
         """Models heard of within the window."""
 

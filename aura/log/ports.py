@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from aura.events.catalogue import ContentRef
 from aura.events.subjects import ContentPart, OutputKind, ReportPart
+
+if TYPE_CHECKING:
+    from aura.events.catalogue import ContentRef  # pydantic, which a worker does without
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from aura.projections.jobs import JOBS
 from aura.projections.models import MODELS
 from aura.projections.projection import Projection
 from aura.projections.runner import Following
+from aura.projections.sessions import SESSIONS
 from aura.projections.timeline import TIMELINE
 
 #: Built from the log in one pass; all at one checkpoint while following.
-FROM_LOG = Following(name="log", lock=2, projections=(JOBS, TIMELINE, MODELS, ARCHIVES), decode=decode)
+FROM_LOG = Following(name="log", lock=2, projections=(JOBS, TIMELINE, MODELS, ARCHIVES, SESSIONS), decode=decode)
 #: Built from the heartbeats of the last 24 hours.
 FROM_HEALTH = Following(name="health", lock=3, projections=(HEALTH,), decode=decode_heartbeat, forgetful=True)
 

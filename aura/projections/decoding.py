@@ -1,7 +1,7 @@
 """One stored event as folds need it. The hot path of every projection: orjson only, no pydantic.
 
 Events were validated when they were appended, so reading checks only what a fold relies on: a JSON object whose type the subject
-agrees with and this code knows, in a version it can read, with a time, an actor, and (jobs, models) a carried state of
+agrees with and this code knows, in a version it can read, with a time, an actor, and (jobs, models, sessions) a carried state of
 today's version. Anything else is *poison* (G17): a value, not an exception, so that one bad event costs nothing but itself.
 """
 
@@ -13,13 +13,14 @@ import orjson
 
 from aura.domain.job_state import STATE_VERSION as JOB_STATE_VERSION
 from aura.domain.model import STATE_VERSION as MODEL_STATE_VERSION
+from aura.domain.session import STATE_VERSION as SESSION_STATE_VERSION
 from aura.errors import PoisonEvent
 from aura.events import subjects, upcasting
 from aura.events.catalogue import CATALOGUE
 from aura.log.store import Recorded
 
 _VERSIONS = {type_: model.V for type_, model in CATALOGUE.items()}
-_STATE_VERSIONS = {"job": JOB_STATE_VERSION, "model": MODEL_STATE_VERSION}
+_STATE_VERSIONS = {"job": JOB_STATE_VERSION, "model": MODEL_STATE_VERSION, "session": SESSION_STATE_VERSION}
 
 
 class LogEvent:

@@ -239,10 +239,12 @@ class Queries:
         limit: int,
         cursor: str | None,
         projects: tuple[int | None, Sequence[int] | None],
+        filtered: Sequence[str] | None = None,
     ) -> Page:
-        """A page of a list that is ordered by ``place_of``: of one project, of several, or of all."""
+        """A page of a list that is ordered by ``place_of``: of one project, of several, or of all. ``filtered``: what else a cursor
+        belongs to."""
         project_id, several = projects
-        question = [query, project_id, *([] if several is None else [list(several)])]
+        question = [query, project_id, *([] if several is None else [list(several)]), *(filtered or ())]
         before = NEWEST if cursor is None else cursors.decode(cursor, question)
         params = fixed | {"before": before, "limit": check_limit(limit)}
 
@@ -261,6 +263,34 @@ class Queries:
     async def purging(self, *, after: str | None = None, limit: int = 1_000) -> list[dict[str, Any]]:
         """``{id, project_id, seq}`` of jobs whose purge was requested and is not recorded yet, by id, after ``after``."""
         return await self._run("purging", {"after": after, "limit": check_limit(limit)})
+
+    # --- sessions
+
+    async def list_sessions(
+        self,
+        *,
+        status: Sequence[str] | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        projects: Sequence[int] | None = None,
+    ) -> Page:
+        """``{session_id, project_id, workflow, status, job_id, agents: […], started_at, ended_at, duration_ms, …}`` newest first."""
+        statuses = sorted(status) if status else None
+        fixed = {"id": None, "statuses": statuses}
+        place = _projects(None, projects)
+        return await self._paged("sessions", fixed, "started_seq", limit, cursor, place, statuses)
+
+    async def get_session(self, session_id: str, *, projects: Sequence[int] | None = None) -> dict[str, Any]:
+        """The newest session of that name, of some projects or of all. Raises ``NotFound``."""
+        fixed = {"id": subjects.check_name(session_id, "session_id"), "statuses": None}
+        page = await self._paged("sessions", fixed, "started_seq", 1, None, _projects(None, projects))
+        if not page.rows:
+            raise NotFound("session", session_id)
+        return page.rows[0]
+
+    async def running_sessions(self, *, after: int = 0, limit: int = 1_000) -> list[dict[str, Any]]:
+        """``{project_id, session_id, job_id, started_seq}`` of those that have not ended, oldest first, after a place."""
+        return await self._run("sessions_running", {"after": after, "limit": check_limit(limit)})
 
     # --- models
 

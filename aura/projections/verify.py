@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from aura.domain import job, job_state, model
+from aura.domain import job, job_state, model, session
 from aura.domain.job_state import JobState
 from aura.domain.model import ModelState
+from aura.domain.session import SessionState
 from aura.errors import PoisonEvent
 from aura.events import envelope, subjects
-from aura.events.catalogue import JOB_EVENTS, MODEL_EVENTS
+from aura.events.catalogue import JOB_EVENTS, MODEL_EVENTS, SESSION_EVENTS
 from aura.log.store import Recorded
 from aura.projections.decoding import LogEvent
 from aura.projections.projection import LogSource, Projection
@@ -74,6 +75,7 @@ class _Folder:
         self._report = report
         self._jobs: dict[str, JobState] = {}
         self._models: dict[str, ModelState] = {}
+        self._sessions: dict[tuple[int | None, str], SessionState] = {}
 
     def take(self, recorded: Recorded) -> None:
         report = self._report
@@ -85,8 +87,8 @@ class _Folder:
             report.unreadable += 1
             return
         carried = flat.get("state")
-        folded: JobState | ModelState
-        told: JobState | ModelState | None
+        folded: JobState | ModelState | SessionState
+        told: JobState | ModelState | SessionState | None
         if subject.kind == "job" and type(event) in JOB_EVENTS:
             folded = job.evolve(self._jobs.get(subject.entity), event)  # type: ignore[arg-type]  # just checked
             self._jobs[subject.entity] = folded
@@ -96,6 +98,11 @@ class _Folder:
             folded = model.evolve(self._models.get(subject.entity), event)  # type: ignore[arg-type]  # just checked
             self._models[subject.entity] = folded
             told = model.from_json(carried) if isinstance(carried, dict) else None
+        elif subject.kind == "session" and type(event) in SESSION_EVENTS:
+            key = subject.project, subject.entity
+            folded = session.evolve(self._sessions.get(key), event)  # type: ignore[arg-type]  # just checked
+            self._sessions[key] = folded
+            told = session.from_json(carried) if isinstance(carried, dict) else None
         else:
             return
         if told is None:

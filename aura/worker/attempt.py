@@ -190,12 +190,15 @@ class Attempt:
             self.interrupt(Interruption.LOST)
 
     async def tell_session(self, event: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """Report a step of the job's session. Raises ``Refused``; ``{}`` once the attempt is no longer ours."""
+        """Report a step of the job's session, after what was written before it. Raises ``Refused``; ``{}`` once the attempt is no
+        longer ours."""
         if self.phase is not Phase.RUNNING or self.interrupted not in (None, Interruption.DRAINED):
             return {}
         self._said += 1
         body = {**fields, "event": event, "job_id": self.job_id, "attempt": self.number}
         try:
+            if self._output is not None:
+                await self._output.flush()
             return await self._definite("session", body, f"session-{self.job_id}-{self.number}-{self._said}")
         except (Fenced, NotFound):
             self.interrupt(Interruption.LOST)

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from aura.clock import Clock
-from aura.commands.endpoints import MAX_CALLS
+from aura.commands.wire import MAX_CALLS
 from aura.errors import AuraError, TooLarge, Unavailable
 from aura.events import subjects
 from aura.ids import IdSource

@@ -16,10 +16,15 @@ import pytest
 
 from aura.cli import compose, processes
 from aura.clock import SystemClock
+from aura.commands.handler import Caller, JobHandler
+from aura.commands.sessions import SessionHandler
 from aura.config import Settings
+from aura.domain.job_commands import CancelJob
+from aura.domain.session import StartSession
 from aura.ids import SystemIds
 from aura.log import topology
 from aura.log.connection import connect
+from aura.log.jetstream import JetStreamEventStore
 from aura.log.rpc import RpcClient
 from tests.support.servers import Database, NatsServer
 
@@ -205,3 +210,28 @@ async def test_a_gateway_whose_log_is_made_anew_refuses_from_then_on_G5(system: 
             while (await http.get("/ready")).json().get("checks", {}).get("log_identity") is None:
                 await asyncio.sleep(0.05)  # the tail looks once a second
         await _refuses_everything(system, http)
+
+
+async def test_a_session_whose_job_ended_while_no_gateway_ran_is_ended_by_the_next_one(system: System) -> None:
+    """The process that was to end it died between the job's last event and the session's: the read model still says RUNNING."""
+    clock, ids = SystemClock(), SystemIds()
+    async with system.projector():
+        async with system.gateway() as http:
+            (job_id,) = await _submit(http, session_id="s1")
+            await http.post(f"/jobs/{job_id}/claim", json="w")
+        connection = await connect(system.server.url, system.server.creds("gateway"), "test")
+        store = JetStreamEventStore(connection, clock, ids)
+        caller = Caller("scheduler:1", "c", "c")
+        await SessionHandler(store, clock, ids).execute(1, "s1", StartSession(job_id, "w", 1), caller)
+        await JobHandler(store, clock, ids).execute(job_id, CancelJob("user:ada", 0, "enough"), caller)
+        seq = (await store.identity()).last_seq
+        async with system.gateway() as http:
+            async with asyncio.timeout(30):
+                async for batch in store.follow(seq + 1):
+                    ended = batch[-1]
+                    break
+            answer = await http.get("/sessions/s1", params={"min_seq": ended.seq})
+            assert (answer.json()["status"], answer.json()["reason"]) == ("CANCELLED", "enough")
+            assert [row["session_id"] for row in (await http.get("/sessions")).json()] == ["s1"]
+        await store.close()
+        await connection.close()

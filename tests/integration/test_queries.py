@@ -376,7 +376,7 @@ async def test_projections_tell_their_lag(connection: Connection, queries: Queri
     await log.prd(2)
     await project(connection, await log.all())
     told = {one["name"]: one for one in await queries.projections(log_seq=log.seq + 3)}
-    assert set(told) == {"jobs", "timeline", "models", "archives", "health"}
+    assert set(told) == {"jobs", "timeline", "models", "archives", "sessions", "health"}
     assert told["jobs"]["lag_events"] == 3
     assert told["jobs"]["lag_s"] > 0
     assert told["health"]["lag_events"] is None

@@ -111,6 +111,16 @@ class _Subscription:
         self.stop()
 
 
+def _agent(name: str, output: Row | None) -> Row:
+    kept = output or {}
+    return {
+        "agent": name,
+        "output_bytes": kept.get("bytes"),
+        "output_digest": kept.get("digest"),
+        "output_part": kept.get("part"),
+    }
+
+
 class LogQueries:
     """Read models folded on demand; enough to walk the API."""
 
@@ -204,6 +214,42 @@ class LogQueries:
         if row is None or not JobStatus(row["status"]).closed:
             return None
         return {**row, "final_status": row["status"], "archived_at": row["updated_at"]}
+
+    async def _sessions(self) -> list[Row]:
+        rows: dict[tuple[int, str], Row] = {}
+        async for batch in self._store.read(subject="aura.session.>"):
+            for recorded in batch:
+                event = recorded.decode()
+                key = event["project_id"], event["session_id"]
+                row = rows.setdefault(key, {"started_seq": recorded.seq, "started_at": event["ts"], "agents": {}})
+                state = event.get("state") or {}
+                row |= {"project_id": key[0], "session_id": key[1], "seq": recorded.seq, **state}
+                row["message"], row["agents"] = (
+                    event.get("message"),
+                    row["agents"] if "agents" not in state else {**dict.fromkeys(state["agents"])},
+                )
+                if event["type"] == "session.agent_completed":
+                    row.setdefault("outputs", {})[event["agent"]] = event.get("output")
+        return [
+            {**row, "agents": [_agent(name, row.get("outputs", {}).get(name)) for name in row["agents"]]}
+            for row in sorted(rows.values(), key=lambda row: -int(row["started_seq"]))
+        ]
+
+    async def list_sessions(
+        self, *, status: tuple[str, ...] = (), projects: tuple[int, ...] | None, limit: int, cursor: str | None = None
+    ) -> Page:
+        rows = [
+            row
+            for row in await self._sessions()
+            if (not status or row["status"] in status) and (projects is None or row["project_id"] in projects)
+        ]
+        start = int(cursor or 0)
+        more = len(rows) > start + limit
+        return Page(rows[start : start + limit], str(start + limit) if more else None)
+
+    async def get_session(self, session_id: str, *, projects: tuple[int, ...] | None = None) -> Row | None:
+        page = await self.list_sessions(projects=projects, limit=10_000)
+        return next((row for row in page.rows if row["session_id"] == session_id), None)
 
     async def models_health(self, *, window_s: float) -> Sequence[Row]:
         return []

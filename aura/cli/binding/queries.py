@@ -55,6 +55,20 @@ class ReadModels:
     async def get_archive(self, job_id: str) -> Row | None:
         return await _or_none(lambda: self._queries.get_archive(job_id))
 
+    async def list_sessions(
+        self,
+        *,
+        status: tuple[str, ...] = (),
+        projects: tuple[int, ...] | None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Page:
+        found = await self._queries.list_sessions(status=status, projects=projects, limit=limit, cursor=cursor)
+        return Page(found.rows, found.next_cursor)
+
+    async def get_session(self, session_id: str, *, projects: tuple[int, ...] | None = None) -> Row | None:
+        return await _or_none(lambda: self._queries.get_session(session_id, projects=projects))
+
     async def models_health(self, *, window_s: float) -> Sequence[Row]:
         return await self._queries.models_health(window_s=window_s)
 

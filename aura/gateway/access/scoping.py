@@ -7,7 +7,7 @@ looked up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from aura.errors import Forbidden, NotFound
@@ -25,8 +25,9 @@ class Projects(Protocol):
     async def of_job(self, job_id: str) -> int | None:
         """The job's project, from the log; ``None`` when there is no such job. Raises ``Unavailable``."""
 
-    async def of_session(self, session_id: str) -> int | None:
-        """The session's project; ``None`` when there is none yet. Raises ``Unavailable``."""
+    async def of_session(self, session_id: str, own: Iterable[int]) -> int | None:
+        """The project of the session of that name, one of ``own`` if any of them has one; ``None`` when there is none yet. Raises
+        ``Unavailable``."""
 
 
 class LoggedProjects:
@@ -43,10 +44,13 @@ class LoggedProjects:
         except NotFound:
             return None
 
-    async def of_session(self, session_id: str) -> int | None:
+    async def of_session(self, session_id: str, own: Iterable[int]) -> int | None:
         """See :class:`Projects`."""
-        last = await self._store.last(f"aura.session.*.{session_id}.>")
-        return subjects.parse(last.subject).project if last is not None else None
+        for project in (*own, "*"):
+            last = await self._store.last(f"aura.session.{project}.{session_id}.>")
+            if last is not None:
+                return subjects.parse(last.subject).project
+        return None
 
 
 def kind_of(path: str) -> str:
@@ -68,7 +72,13 @@ async def check(projects: Projects, principal: Principal, path: str, named: Mapp
             _own(principal, await projects.of_job(job_id), kind_of(path), job_id, unknown=reads)
     if "session_id" in named:
         session_id = subjects.check_name(named["session_id"], "session_id")
-        _own(principal, await projects.of_session(session_id), "session", session_id, unknown=reads)
+        _own(
+            principal,
+            await projects.of_session(session_id, sorted(principal.projects)),
+            "session",
+            session_id,
+            unknown=reads,
+        )
     if "project_id" in named:
         text = str(named["project_id"])
         project = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None

@@ -119,6 +119,46 @@ class Archive(_Answer):
     retention_until: str | None
 
 
+class SessionAgent(_Answer):
+    """An agent's newest run. ``INTERRUPTED``: its worker was gone, or the session over, before it ended."""
+
+    agent: str
+    status: str = Field(description="RUNNING, COMPLETED, FAILED or INTERRUPTED")
+    attempt: int
+    started_at: str | None
+    duration_ms: int | None
+    error_code: str | None
+    message: str | None
+    output_bytes: int | None
+
+
+class Session(_Answer):
+    """One run of an agent workflow; alone (not in a list) with ``result``, and each agent's ``output`` up to 64 KiB."""
+
+    session_id: str
+    project_id: int
+    workflow: str
+    status: str = Field(description="RUNNING, COMPLETED, FAILED or CANCELLED")
+    job_id: str
+    attempt: int
+    agents: list[SessionAgent]
+    started_at: str
+    ended_at: str | None
+    duration_ms: int | None
+    error_code: str | None
+    message: str | None
+
+
+class SessionCommitted(_Answer):
+    """A command on a session was committed (or was already so)."""
+
+    session_id: str
+    project_id: int
+    job_id: str
+    status: str
+    seq: int
+
+
 class ModelHealth(_Answer):
     """A model as its newest heartbeat says."""
 
@@ -204,6 +244,19 @@ class Ticket(_Answer):
 
     ticket: str
     expires_in_s: int
+
+
+class WorkflowRunning(_Answer):
+    """A workflow that goes on."""
+
+    status: str
+    session_id: str
+    job_id: str
+    seq: int
+
+
+class WorkflowDone(WorkflowRunning):
+    """A workflow's result, flat: besides these, whatever the workflow found. ``status`` is ``success``."""
 
 
 ANYTHING: dict[str, Any] = {"type": "object"}

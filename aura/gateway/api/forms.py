@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from aura.commands import requests as r
 from aura.domain.job_state import JobStatus
+from aura.domain.session import SessionStatus
 from aura.errors import InvalidRequest
 from aura.events.subjects import MAX_PROJECT
 from aura.gateway.live.feed import MAX_SEQ
@@ -40,6 +41,7 @@ Moment = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[0-9TZtz:.
 Project = Annotated[int, Field(ge=1, le=MAX_PROJECT)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Statuses = Annotated[list[JobStatus], BeforeValidator(_commas), Field(max_length=7)]
+SessionStatuses = Annotated[list[SessionStatus], BeforeValidator(_commas), Field(max_length=4)]
 Search = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(r._text)]
 
 
@@ -78,6 +80,18 @@ class PageQuery(FreshOnly):
     project_id: Project | None = None
     limit: Limit = 100
     cursor: OpaqueCursor | None = None
+
+
+class SessionsQuery(PageQuery):
+    """Filters of the session list."""
+
+    status: SessionStatuses = Field(default_factory=list)
+
+
+class SessionQuery(FreshOnly):
+    """One session; ``project_id`` where several projects have one of that name."""
+
+    project_id: Project | None = None
 
 
 class OutputQuery(r.Request):

@@ -22,8 +22,8 @@ _UUID = {"type": "string", "format": "uuid"}
 _PATH_PARAMS: dict[str, dict[str, Any]] = {
     "job_id": _UUID,
     "root_job_id": _UUID,
-    "name": _NAME,
     "session_id": _NAME,
+    "name": _NAME,
     "project_id": {"type": "integer", "minimum": 1},
     "key_id": {"type": "string", "pattern": "^[a-z2-7]{16}$"},
 }

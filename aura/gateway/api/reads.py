@@ -60,13 +60,14 @@ async def _reached(gateway: Gateway, seq: int) -> None:
         raise Unavailable("the read model has not reached as_of yet", retry_after_s=1)
 
 
-def page(request: Request, page: Page) -> Response:
+def page(request: Request, found: Page) -> Response:
+    """A page, with the next one's address in ``Link``."""
     headers = {}
-    if page.next_cursor is not None:
+    if found.next_cursor is not None:
         pairs = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-        target = f"{request.scope['path']}?{urlencode([*pairs, ('cursor', page.next_cursor)])}"
+        target = f"{request.scope['path']}?{urlencode([*pairs, ('cursor', found.next_cursor)])}"
         headers["link"] = f'<{target}>; rel="next"'
-    return json(list(page.rows), headers=headers)
+    return json(list(found.rows), headers=headers)
 
 
 def tagged(request: Request, row: Row, seq: object) -> Response:
@@ -95,7 +96,7 @@ async def job(gateway: Gateway, request: Request) -> Response:
     job_id = subjects.check_job_id(request.path_params["job_id"])
     as_of = await fresh(gateway, query(Fresh, request))
     if as_of is not None:
-        return _found(request, await gateway.ctx.queries.get_job(job_id, as_of=as_of), "job", job_id, tagged=False)
+        return _found(request, await gateway.ctx.queries.get_job(job_id, as_of=as_of), "job", job_id, with_tag=False)
     row = await _projected(gateway, job_id, gateway.ctx.queries.get_job)
     if row is not None:
         return tagged(request, row, row.get("seq"))
@@ -153,10 +154,10 @@ async def prd(gateway: Gateway, request: Request) -> Response:
     return _found(request, visible(principal_of(request), await gateway.ctx.queries.get_prd(root)), "prd", root)
 
 
-def _found(request: Request, row: Row | None, kind: str, key: str, *, tagged: bool = True) -> Response:
+def _found(request: Request, row: Row | None, kind: str, key: str, *, with_tag: bool = True) -> Response:
     if row is None:
         raise NotFound(kind, key)
-    return tagged(request, row, row.get("seq") if tagged else None)
+    return tagged(request, row, row.get("seq") if with_tag else None)
 
 
 async def archives(gateway: Gateway, request: Request) -> Response:

@@ -8,7 +8,19 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from aura.commands import requests as r
-from aura.gateway.api import accept, access, commands, forms, history, output, reads, system
+from aura.gateway.api import (
+    accept,
+    access,
+    commands,
+    forms,
+    history,
+    output,
+    problems,
+    reads,
+    sessions,
+    system,
+    workflows,
+)
 from aura.gateway.api import answers as a
 from aura.gateway.api.endpoint import Answer, Endpoint, Handler, Kind
 from aura.gateway.metrics import CONTENT_TYPE
@@ -248,6 +260,44 @@ _ARCHIVES = (
     ),
 )  # fmt: skip
 
+_SESSIONS = (
+    Endpoint(
+        method="POST",
+        path="/run-workflow",
+        name="run_workflow",
+        handler=workflows.run,
+        summary="Run an agent workflow and wait for its result; the same session_id gets the same answer again",
+        tag="sessions",
+        answers=(
+            *_ok("What the workflow found", a.WorkflowDone),
+            Answer(202, "Still running: follow /ws/orchestrator/{session_id}, or ask again", a.WorkflowRunning),
+            Answer(502, "The workflow failed; detail says why in words for its user", a.Problem, (problems.MEDIA_TYPE,)),
+        ),
+        action="sessions.run",
+        kind="wait",
+        body=workflows.RunWorkflow,
+        text_field="strategy_description",
+        errors=(409,),
+    ),
+    _get("/sessions", "list_sessions", sessions.sessions, "Sessions of agent workflows, newest first", "sessions",
+         _ok("Sessions", a.array(a.Session)), query=forms.SessionsQuery),
+    _get("/sessions/{session_id}", "get_session", sessions.session, "A session, its agents and its result", "sessions",
+         (*_ok("The session", a.Session), Answer(304, "Not modified")), query=forms.SessionQuery, errors=(404,)),
+    Endpoint(
+        method="POST",
+        path="/sessions/{session_id}/cancel",
+        name="cancel_session",
+        handler=sessions.cancel,
+        summary="Cancel a session, with its job",
+        tag="sessions",
+        answers=_ok("Cancelled", a.SessionCommitted),
+        action="sessions.cancel",
+        kind="command",
+        body=r.CancelSession,
+        errors=(404, 409),
+    ),
+)  # fmt: skip
+
 _VIEWS = (
     _get("/projects/{project_id}/subjects", "project_grid", reads.grid, "Subjects × stages", "views",
          _ok("Grid", a.ANYTHING), query=forms.FreshOnly, action="jobs.read"),
@@ -288,4 +338,4 @@ _ACCESS = (
 )  # fmt: skip
 
 #: Every HTTP endpoint but the page, the streams and the API's own description.
-ENDPOINTS: tuple[Endpoint, ...] = (*_SYSTEM, *_PRDS, *_JOBS, *_MODELS, *_ARCHIVES, *_VIEWS, *_ACCESS)
+ENDPOINTS: tuple[Endpoint, ...] = (*_SYSTEM, *_PRDS, *_JOBS, *_MODELS, *_ARCHIVES, *_SESSIONS, *_VIEWS, *_ACCESS)

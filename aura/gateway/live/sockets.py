@@ -13,9 +13,12 @@ Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` p
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from uvicorn.config import Config
@@ -29,14 +32,29 @@ from websockets.server import ServerProtocol
 from aura.gateway.limits import Limits
 from aura.gateway.live.outlet import Ending, Wire
 
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
+
 #: Seconds between our close frame and cutting the connection of a client that does not answer it, and how many times as long one has that
 #: is still reading.
 CLOSE_WAIT_S = 2.0
-CLOSE_LOOKS = 10
+CLOSE_LOOKS = 15
 #: Most bytes of a response that are joined.
 CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
 TRANSPORT = "aura.transport"
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not taken: ours, and what the operating system has of them. Ours alone shrink in steps of a megabyte, too
+    coarse to tell a slow reader from one that reads nothing."""
+    unsent = transport.get_write_buffer_size()
+    try:
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):  # closed meanwhile, or a system that cannot tell
+        return unsent
+    size: int = struct.unpack("i", queued)[0]
+    return unsent + size
 
 
 class WebSocketOutlet:
@@ -71,12 +89,12 @@ class WebSocketOutlet:
     async def drained(self, timeout_s: float) -> bool:
         writable = self._protocol.writable
         while not writable.is_set() and not self.closed:
-            before = self.buffered()
+            before = untaken(self._protocol.transport)
             try:
                 async with asyncio.timeout(timeout_s):
                     await writable.wait()
             except TimeoutError:
-                if self.buffered() >= before:
+                if untaken(self._protocol.transport) >= before:
                     return False
         return True
 
@@ -127,6 +145,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._outlet = WebSocketOutlet(self)
         self.scope["extensions"][OUTLET] = self._outlet  # type: ignore[assignment]
         await super().run_asgi()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            self.handshake_complete = True  # refused is answered too: uvicorn would log each such handshake as an error
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._mute()
@@ -184,12 +207,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._wait_for_close(CLOSE_LOOKS)
 
     def _wait_for_close(self, looks: int) -> None:
-        unsent = self.transport.get_write_buffer_size()
-        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, unsent, looks)
+        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, untaken(self.transport), looks)
 
-    def _cut(self, unsent: int, looks: int) -> None:
+    def _cut(self, before: int, looks: int) -> None:
         self.close_timer = None
-        if looks and self.transport.get_write_buffer_size() < unsent:
+        if looks and untaken(self.transport) < before:
             self._wait_for_close(looks - 1)
         else:
             self.transport.abort()

@@ -95,9 +95,9 @@ class SseOutlet:
         """Once the outlet has ended: wait while the client takes what is left, at most so long, then end the connection."""
         await self._ending.wait()
         for _ in range(sockets.CLOSE_LOOKS):
-            unsent = transport.get_write_buffer_size()
+            before = sockets.untaken(transport)
             await asyncio.sleep(sockets.CLOSE_WAIT_S)
-            if transport.get_write_buffer_size() >= unsent:
+            if sockets.untaken(transport) >= before:
                 break
         transport.abort()
 
