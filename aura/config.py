@@ -104,6 +104,10 @@ class Settings:
         default_factory=lambda: values.DEFAULT_ROLE_MODELS,
         metadata=_about("Role=model,… (* = any other role)", values.parse_role_models),
     )
+    workflows: tuple[str, ...] = field(
+        default=values.DEFAULT_WORKFLOWS,
+        metadata=_about("Agent workflows that aura up runs: name=module:attribute,… or none", values.workflows),
+    )
     log_level: str = field(
         default="info", metadata=_about("Least level logged", values.choice("debug", "info", "warning", "error"))
     )

@@ -13,11 +13,15 @@ from types import MappingProxyType
 AUTH_MODES = ("open", "keys", "oidc")
 #: Model of every role that is not mapped; ``*=model`` in ``AURA_ROLE_MODELS`` replaces it.
 ANY_ROLE = "*"
+#: The pool of agent workflows, and the one that ``aura up`` runs from a checkout.
+AGENTS_MODEL = "agents"
+DEFAULT_WORKFLOWS = ("retail=examples.retail.workflow:workflow",)
 DEFAULT_ROLE_MODELS: Mapping[str, str] = MappingProxyType(
     {
         "Employee": "employee_ollama",
         "Validator": "validator_service",
         "Auditor": "auditor_service",
+        "Agent": AGENTS_MODEL,
         ANY_ROLE: "employee_ollama",
     }
 )
@@ -96,6 +100,22 @@ def texts(raw: object) -> tuple[str, ...]:
     """A list, or text with commas."""
     parts = raw if isinstance(raw, list | tuple) else text(raw).split(",")
     return tuple(stripped for part in parts if (stripped := text(part)))
+
+
+def workflows(raw: object) -> tuple[str, ...]:
+    """``name=module:attribute,…``, or ``none``."""
+    found = texts(raw)
+    if tuple(part.lower() for part in found) == ("none",):
+        return ()
+    for part in found:
+        name, equals, where = part.partition("=")
+        module, colon, attribute = where.partition(":")
+        words = (*module.split("."), attribute)
+        if not (equals and colon and 1 <= len(name) <= 64 and _NAME_CHARS.issuperset(name)) or not all(
+            word.isidentifier() for word in words
+        ):
+            raise ValueError(f"{part!r} is not name=module:attribute")
+    return found
 
 
 def parse_role_models(raw: object) -> Mapping[str, str]:

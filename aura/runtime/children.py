@@ -16,6 +16,7 @@ from pathlib import Path
 from aura import config
 from aura.config import Settings
 from aura.runtime.files import private_folder, write_private
+from aura.setting_values import AGENTS_MODEL
 
 #: In the order in which a drain ends them (after the workers).
 COMPONENTS = ("gateway", "scheduler", "projector")
@@ -40,6 +41,7 @@ class WorkerSpec:
 DEMO_WORKERS = tuple(
     WorkerSpec(f"demo-{model.partition('_')[0]}", model, ("command",))
     for model in dict.fromkeys(config.DEFAULT_ROLE_MODELS.values())
+    if model != AGENTS_MODEL  # those run workflows, not programs
 )
 
 

@@ -1,0 +1,1 @@
+"""Things to try: PRDs, workers, and a workflow of agents."""
