@@ -164,7 +164,7 @@ def test_doctor_env_config_and_models(system: System) -> None:
     exported = system.run("env").stdout
     assert "export NATS_URL=" in exported
     assert "observer.creds" in exported
-    assert [row["model_name"] for row in system.json("models", "ls")] == ["shell"]
+    assert [row["model_name"] for row in system.json("models", "ls")] == ["agents", "shell"]
     masked = {row["env"]: row["value"] for row in system.json("config")}
     assert "********" in masked["AURA_DATABASE_URL"]
     assert system.run("version").stdout.startswith("aura ")

@@ -22,6 +22,10 @@ from aura.log.store import Append
 from tests.support.access import auth, client, issue, secured
 from tests.support.gateway import World, receive, running
 
+UPGRADE = (
+    "GET /ws/events HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
 NATIVE: dict[str, Any] = {"subprotocols": [Subprotocol("aura.v1")]}
 
 
@@ -176,15 +180,44 @@ async def test_an_event_stream_whose_client_reads_nothing_is_cut_and_forgotten_G
         writer.transport.abort()
 
 
+@pytest.mark.parametrize("says", [b"", b"\x81\x01x"], ids=["nothing", "what is no masked frame"])
+async def test_a_websocket_that_is_given_up_with_unsent_bytes_is_cut_and_forgotten_G12(
+    monkeypatch: pytest.MonkeyPatch, says: bytes
+) -> None:
+    """It answers no ping, or speaks nonsense, and takes nothing: what was written to it must not keep its connection for ever."""
+    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.1)
+    async with running(limits=replace(Limits(), ping_s=0.5, outbound_bytes=64 * 1024 * 1024)) as world:
+        await world.http.get("/health")
+        tasks = len(asyncio.all_tasks())
+        reader, writer = await _raw(world, UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        await fill(world, 500, 16_000)
+        writer.write(says)
+        await nobody_left(world, tasks)
+        writer.transport.abort()
+
+
+async def test_a_websocket_that_reads_slowly_is_not_given_up_for_a_ping_that_waits_its_turn_G12() -> None:
+    """The ping lies behind megabytes that were written before; who takes them is alive."""
+    async with running(limits=replace(Limits(), ping_s=0.3, outbound_bytes=64 * 1024 * 1024)) as world:
+        reader, writer = await _raw(world, UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        await fill(world, 300, 16_000)
+        started, size = asyncio.get_running_loop().time(), 0
+        async with asyncio.timeout(20):
+            while size < 300 * 16_000:
+                size += len(await reader.read(65_536))
+                assert not reader.at_eof(), size
+                await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - started > 0.9, "longer than a ping waits"
+        writer.transport.abort()
+
+
 async def test_a_websocket_that_reads_slowly_gets_to_read_its_4408_G12(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written before is still taken, for longer than one that reads nothing is given, and then where to resume."""
     monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.2)
     async with running(limits=replace(Limits(), outbound_bytes=64 * 1024)) as world:
-        head = (
-            "GET /ws/events HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-        )
-        reader, writer = await _raw(world, head)
+        reader, writer = await _raw(world, UPGRADE)
         await reader.readuntil(b"\r\n\r\n")
         async with asyncio.timeout(20):
             while not await metric(world, 'aura_live_dropped_total{reason="too_slow"}'):

@@ -122,6 +122,7 @@ class Client:
             subprotocols=None if subprotocol is None else [Subprotocol(subprotocol)],
             sock=await self._socket() if small else None,
             close_timeout=0.2,
+            ping_interval=None,
             open_timeout=30,
         ) as socket_:
             if socket_.response is not None:
@@ -180,19 +181,21 @@ class Client:
 
 
 async def _blocks(reader: asyncio.StreamReader) -> AsyncGenerator[bytes, None]:
-    """What an event stream's chunked body consists of, until it ends or is cut."""
+    """What an event stream's chunked body consists of, until it ends or is cut, taken as it comes."""
     rest = b""
-    while True:
-        try:
-            size = int(await reader.readuntil(b"\r\n"), 16)
-            data = await reader.readexactly(size + 2)
-        except asyncio.IncompleteReadError:
-            return
-        *blocks, rest = (rest + data[:-2]).split(b"\n\n")
-        for block in blocks:
-            yield block
-        if not size:
-            return
+    try:
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            while size:
+                piece = await reader.read(min(size, 16_384))
+                if not piece:
+                    return
+                size -= len(piece)
+                *blocks, rest = (rest + piece).split(b"\n\n")
+                for block in blocks:
+                    yield block
+            await reader.readexactly(2)
+    except asyncio.IncompleteReadError:
+        return
 
 
 class LogClient(Client):

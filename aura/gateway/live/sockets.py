@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import socket
 import struct
 import termios
 from collections.abc import Callable
@@ -43,11 +44,12 @@ CLOSE_LOOKS = 15
 CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
 TRANSPORT = "aura.transport"
+#: Where Linux has ``tcpi_bytes_acked`` in its ``tcp_info``.
+_BYTES_ACKED = 120
 
 
 def untaken(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not taken: ours, and what the operating system has of them. Ours alone shrink in steps of a megabyte, too
-    coarse to tell a slow reader from one that reads nothing."""
+    """Bytes that the client's machine has not taken: ours, and what the operating system has of them."""
     unsent = transport.get_write_buffer_size()
     try:
         queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
@@ -55,6 +57,17 @@ def untaken(transport: asyncio.Transport) -> int:
         return unsent
     size: int = struct.unpack("i", queued)[0]
     return unsent + size
+
+
+def taken(transport: asyncio.Transport) -> int:
+    """How many bytes the client's machine has taken so far. Our own buffer shrinks in steps of a megabyte, too coarse to tell a slow
+    reader from one that reads nothing; where the system cannot tell it has to do, and the number is negative."""
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        acknowledged: int = struct.unpack_from("Q", info, _BYTES_ACKED)[0]
+    except (OSError, AttributeError, struct.error):
+        return -transport.get_write_buffer_size()
+    return acknowledged
 
 
 class WebSocketOutlet:
@@ -89,12 +102,12 @@ class WebSocketOutlet:
     async def drained(self, timeout_s: float) -> bool:
         writable = self._protocol.writable
         while not writable.is_set() and not self.closed:
-            before = untaken(self._protocol.transport)
+            before = taken(self._protocol.transport)
             try:
                 async with asyncio.timeout(timeout_s):
                     await writable.wait()
             except TimeoutError:
-                if untaken(self._protocol.transport) >= before:
+                if taken(self._protocol.transport) <= before:
                     return False
         return True
 
@@ -139,6 +152,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
         self.close_timeout = CLOSE_WAIT_S
         self._fragments = 0
+        self._seen = self._owed = 0
+        """What the client had taken when it was last looked at, and what it will have taken with the last ping."""
         self._outlet: WebSocketOutlet | None = None
 
     async def run_asgi(self) -> None:
@@ -162,10 +177,28 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         self._mute()
         super().handle_parser_exception()
+        self._abort_soon()
+
+    def send_keepalive_ping(self) -> None:
+        self._seen = taken(self.transport)
+        self._owed = self._seen + untaken(self.transport)
+        super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
+        now = taken(self.transport)
+        if (
+            self._seen < now < self._owed and not self.close_sent
+        ):  # it is still reading what was written before the ping
+            self._seen = now
+            self.pong_timer = self.loop.call_later(self.limits.ping_s, self.keepalive_timeout)
+            return
         self._mute()
         super().keepalive_timeout()
+        self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        """The transport closes once all is sent, which it may never be."""
+        self.loop.call_later(CLOSE_WAIT_S, self.transport.abort)
 
     def handle_cont(self, event: Frame) -> None:
         self._fragments += 1
@@ -185,8 +218,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def handle_close(self, event: Frame) -> None:
         self._mute()
         super().handle_close(event)
-        if self.transport.is_closing():  # it may never read what is still unsent
-            self.loop.call_later(CLOSE_WAIT_S, self.transport.abort)
+        if self.transport.is_closing():
+            self._abort_soon()
 
     def end(self, code: int, reason: str) -> None:
         """Close frame, then a short wait for the answer, then cut. Safe twice and before the handshake."""
@@ -207,11 +240,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._wait_for_close(CLOSE_LOOKS)
 
     def _wait_for_close(self, looks: int) -> None:
-        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, untaken(self.transport), looks)
+        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, taken(self.transport), looks)
 
     def _cut(self, before: int, looks: int) -> None:
         self.close_timer = None
-        if looks and untaken(self.transport) < before:
+        if looks and taken(self.transport) > before:
             self._wait_for_close(looks - 1)
         else:
             self.transport.abort()

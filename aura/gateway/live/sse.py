@@ -95,9 +95,9 @@ class SseOutlet:
         """Once the outlet has ended: wait while the client takes what is left, at most so long, then end the connection."""
         await self._ending.wait()
         for _ in range(sockets.CLOSE_LOOKS):
-            before = sockets.untaken(transport)
+            before = sockets.taken(transport)
             await asyncio.sleep(sockets.CLOSE_WAIT_S)
-            if sockets.untaken(transport) >= before:
+            if sockets.taken(transport) <= before:
                 break
         transport.abort()
 
