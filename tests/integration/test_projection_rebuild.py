@@ -158,7 +158,13 @@ async def test_tables_of_another_shape_are_rebuilt_at_the_start(read_models: Dat
         await service.log.reached(log.seq)
     await service.stop()
     found = await live_versions(connection)
-    assert {one.name: one.version for one in found} == {"jobs": 2, "timeline": 1, "models": 1, "archives": 1, "sessions": 1}
+    assert {one.name: one.version for one in found} == {
+        "jobs": 2,
+        "timeline": 1,
+        "models": 1,
+        "archives": 1,
+        "sessions": 1,
+    }
     checked = await verify(JOBS, log.store, read_models.owner_url, decode=decode)
     assert (checked.compared, checked.differences) == (True, 0)
     await connection.close()
