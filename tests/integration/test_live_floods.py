@@ -197,15 +197,18 @@ async def test_a_websocket_that_is_given_up_with_unsent_bytes_is_cut_and_forgott
         writer.transport.abort()
 
 
-async def test_a_websocket_that_reads_slowly_is_not_given_up_for_a_ping_that_waits_its_turn_G12() -> None:
+async def test_a_websocket_that_reads_slowly_is_not_given_up_for_a_ping_that_waits_its_turn_G12(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The ping lies behind megabytes that were written before; who takes them is alive."""
+    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.1)
     async with running(limits=replace(Limits(), ping_s=0.3, outbound_bytes=64 * 1024 * 1024)) as world:
         reader, writer = await _raw(world, UPGRADE)
         await reader.readuntil(b"\r\n\r\n")
-        await fill(world, 300, 16_000)
+        await fill(world, 500, 16_000)
         started, size = asyncio.get_running_loop().time(), 0
         async with asyncio.timeout(20):
-            while size < 300 * 16_000:
+            while size < 500 * 16_000:
                 size += len(await reader.read(65_536))
                 assert not reader.at_eof(), size
                 await asyncio.sleep(0.01)

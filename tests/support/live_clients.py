@@ -28,7 +28,7 @@ Message = tuple[bytes | str, bytes]
 """``(data, SSE id)``."""
 EVERYTHING = ("aura.job.>", "aura.model.>", "aura.session.>", "aura.system.>")
 #: Bytes a second of a slow reader.
-SLOW_BYTES_S = 100_000
+SLOW_BYTES_S = 60_000
 _AGAIN_S = 0.05
 
 
