@@ -163,6 +163,7 @@ export interface JobCreated extends Envelope {
   task_type: string;
   timeout_s?: number | null;
   title: string;
+  trace_id?: string | null;
 }
 
 /** The attempt (or the wait for one) failed: queued again at ``next_run_at``, or FAILED when ``retention_until`` stands. */
@@ -333,6 +334,7 @@ export interface ModelResumed extends Envelope {
 export interface SessionAgentCompleted extends Envelope {
   type: "session.agent_completed";
   agent: string;
+  attempt?: number | null;
   duration_ms: number;
   output?: ContentRef | null;
   project_id: number;
@@ -340,11 +342,13 @@ export interface SessionAgentCompleted extends Envelope {
   state?: Record<string, unknown>;
 }
 
-/** An agent failed or timed out (``error_code`` tells which). */
+/** An agent failed or timed out (``error_code`` tells which). ``message`` is for the workflow's user. */
 export interface SessionAgentFailed extends Envelope {
   type: "session.agent_failed";
   agent: string;
+  attempt?: number | null;
   error_code: string;
+  message?: string | null;
   project_id: number;
   session_id: string;
   state?: Record<string, unknown>;
@@ -354,6 +358,7 @@ export interface SessionAgentFailed extends Envelope {
 export interface SessionAgentStarted extends Envelope {
   type: "session.agent_started";
   agent: string;
+  attempt?: number | null;
   project_id: number;
   session_id: string;
   state?: Record<string, unknown>;
@@ -364,11 +369,12 @@ export interface SessionCancelled extends Envelope {
   type: "session.cancelled";
   by: string;
   project_id: number;
+  reason?: string | null;
   session_id: string;
   state?: Record<string, unknown>;
 }
 
-/** The workflow ended well. */
+/** The workflow ended well. ``output`` is its job's result. */
 export interface SessionCompleted extends Envelope {
   type: "session.completed";
   output?: ContentRef | null;
@@ -377,19 +383,22 @@ export interface SessionCompleted extends Envelope {
   state?: Record<string, unknown>;
 }
 
-/** The workflow ended badly. */
+/** The workflow ended badly. ``message`` is for its user. */
 export interface SessionFailed extends Envelope {
   type: "session.failed";
   error_code: string;
+  message?: string | null;
   project_id: number;
   session_id: string;
   state?: Record<string, unknown>;
 }
 
-/** A workflow began. */
+/** A workflow began, or (a later ``attempt``) its retried job began it again. ``job_id`` is the job that runs it. */
 export interface SessionStarted extends Envelope {
   type: "session.started";
+  attempt?: number | null;
   input?: ContentRef | null;
+  job_id?: string | null;
   project_id: number;
   session_id: string;
   state?: Record<string, unknown>;
