@@ -31,6 +31,8 @@ from aura.running import running
 DEFAULT_ROLE_MODELS = values.DEFAULT_ROLE_MODELS
 ENV_PREFIX = "AURA_"
 CONFIG_FILE = "aura.toml"
+#: A director's key that is shorter is warned about.
+MIN_DIRECTOR_KEY = 16
 _MASK = "********"
 
 

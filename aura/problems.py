@@ -62,6 +62,8 @@ def described_by(status: int, problem: dict[str, Any]) -> e.AuraError:
             return e.Overloaded(detail, retry_after_s=int(problem.get("retry_after_s") or 1))
         case code if code == "unavailable" or status >= 500:
             return e.Unavailable(detail or "the service failed", retry_after_s=int(problem.get("retry_after_s") or 1))
+        case _ if status == 429:  # of something that stands before a gateway
+            return e.Overloaded(detail or "too many requests")
         case _ if status == 404:
             missing = e.NotFound("resource", "")
             missing.detail = detail or missing.detail

@@ -91,6 +91,10 @@ class _Checkup:
     async def _discover(self) -> Finding:
         self._settings = config.discover(self._settings, "admin")
         config.refuse_open_bind(self._settings)
+        director = self._settings.director_api_key
+        if director is not None and len(director) < config.MIN_DIRECTOR_KEY:
+            mend = f"give it at least {config.MIN_DIRECTOR_KEY} characters that nobody guesses: `openssl rand -hex 24`"
+            return Finding("", "warn", "AURA_DIRECTOR_API_KEY is short", mend)
         changed = [row.env for row in config.rows(self._settings) if row.source in ("env", "file", "flag")]
         return Finding("", "ok", f"set: {', '.join(changed)}" if changed else "all at their defaults")
 

@@ -50,6 +50,11 @@ class Task:
         self.lines.extend(whole)
         return whole
 
+    def forget_output(self) -> None:
+        """Other output comes in the place of what was shown."""
+        self.lines.clear()
+        self.partial, self.percent = "", None
+
     def take(self, event: Event, now_s: float) -> None:
         """A lifecycle event."""
         self.status = event.status or self.status
@@ -57,8 +62,7 @@ class Task:
         self.why = _why(event)
         if event.type == "job.claimed":
             self.attempt, self.started_s = event.flat["attempt"], now_s
-            self.lines.clear()
-            self.partial, self.percent = "", None
+            self.forget_output()
         self.ended = event.closes is not None
         if self.ended:
             self.took_s = now_s - self.started_s if self.started_s else None
@@ -128,6 +132,8 @@ class PrdWatch:
                         self._on_lines(task, task.add(f"{line}\n"))
                     case Progress(percent=percent, step=step):
                         task.percent, task.step = percent, step
+                    case Reset():  # told by the log's own feed; the output comes again
+                        task.forget_output()
                     case Event():
                         pass
 
@@ -197,6 +203,10 @@ async def watch_job(url: str, job_id: str, output: Format) -> int:
     status = ""
     async with client(url) as aura, aclosing(aura.watch(job_id)) as items:
         async for item in items:
+            if isinstance(item, Reset):
+                status = ""
+                tell_reset(item)
+                continue
             if isinstance(item, Event):
                 status = item.closes or status
             if output != "table":

@@ -15,7 +15,6 @@ from aura.client import feeds
 from aura.client.backoff import Backoff, Sleep
 from aura.client.http import Http
 from aura.client.items import Event, Job, Note, Record, Reset, Submitted
-from aura.client.job_cursor import JobCursor, open_until
 from aura.client.line import Lines
 from aura.client.log_cursor import LogCursor
 from aura.clock import Clock, SystemClock
@@ -164,13 +163,18 @@ class Aura:
 
     # --- live
 
-    async def watch(self, job_id: str) -> AsyncGenerator[Event | Record, None]:
+    async def watch(self, job_id: str) -> AsyncGenerator[Event | Record | Reset, None]:
         """A job's events and output from the start until it is closed: every one once and in order, whatever breaks meanwhile (G11).
 
-        Raises ``NotFound``; ``Unavailable`` only when nothing answers at the beginning.
+        Where that cannot be promised (the log became another one: an older backup, say) there is a :class:`Reset`, after which the job
+        is told from its start again as this log has it. Raises ``NotFound``; ``Unavailable`` only when nothing answers at the beginning.
         """
-        timeline = await self.http.get(_job(job_id, "events"))
-        async with aclosing(feeds.watch(self._lines, job_id, JobCursor(open_until(timeline)))) as items:
+
+        async def history() -> list[dict[str, Any]]:
+            rows: list[dict[str, Any]] = await self.http.get(_job(job_id, "events"))
+            return rows
+
+        async with aclosing(feeds.watch(self._lines, job_id, history)) as items:
             async for item in items:
                 yield item
 

@@ -90,7 +90,8 @@ class Note:
 @dataclass(frozen=True, slots=True)
 class Reset:
     """The feed could not go on where it was (another log, a cursor that the log does not reach): what lies between is unknown. It
-    continues after ``seq`` of the log ``epoch``; whoever keeps a picture draws it anew."""
+    continues after ``seq`` of the log ``epoch``; whoever keeps a picture draws it anew. ``seq`` 0: everything comes again, from the start
+    (that is how a watched job goes on)."""
 
     epoch: str
     reason: str

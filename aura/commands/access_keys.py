@@ -3,6 +3,8 @@
 A key is ``aura_<key id>_<secret>``, 256 bits of secret. It exists in the answer to ``issue_key`` and at its holder's; the log has its
 SHA-256. A repeat of ``issue_key`` with the same ``Idempotency-Key`` meets the key it made and is refused with ``Conflict``: what was
 shown once is not shown again.
+
+An event that cannot be read spoils only the key that its subject names: that one counts as revoked from there on (G17).
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from aura.clock import Clock, rfc3339
 from aura.commands import requests as r
 from aura.commands.handler import MAX_CONFLICTS, Caller
@@ -24,8 +28,12 @@ from aura.ids import IdSource
 from aura.log.ports import ContentStore
 from aura.log.store import Append, EventStore, Recorded
 
+log = structlog.get_logger("aura.commands")
+
 PREFIX = "aura_"
 SECRET_BYTES = 32
+#: Who revoked a key about which something unreadable was said.
+UNREADABLE = "system:unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,21 @@ class KeyFold:
             record = replace(known, state=state, revoked_at=flat["ts"], seq=recorded.seq)
         self.keys[event.key_id] = record
         return record
+
+    def apply_or_spoil(self, recorded: Recorded) -> None:
+        """Like :meth:`apply`, and :meth:`spoil` for what cannot be read."""
+        try:
+            self.apply(recorded)
+        except PoisonEvent as error:
+            log.error("keys.unreadable", subject=recorded.subject, seq=recorded.seq, error=str(error))
+            self.spoil(recorded)
+
+    def spoil(self, recorded: Recorded) -> None:
+        """An event that cannot be read: the key that its subject names, if it is known, is not trusted any more."""
+        known = self.keys.get(key_id := subjects.parse(recorded.subject).entity)
+        if known is not None and known.seq < recorded.seq:
+            by = known.state.revoked_by or UNREADABLE
+            self.keys[key_id] = replace(known, state=replace(known.state, revoked_by=by), seq=recorded.seq)
 
 
 async def key_events(store: EventStore, pattern: str = subjects.KEY_EVENTS) -> AsyncIterator[Recorded]:
@@ -117,8 +140,7 @@ class AccessKeys:
             raise InvalidRequest("expires_at is not in the future", field="expires_at")
         if not within(request.projects, caller.projects):
             raise Forbidden("a key of other projects than one's own is not for you to issue")
-        if len((await self._all()).keys) >= domain.MAX_KEYS:
-            raise InvalidRequest(f"there are {domain.MAX_KEYS} keys; no more are made")
+        self._check_room((await self._all()).keys.values(), now, caller)
         key_id = self._key_id(caller)
         secret = base64.urlsafe_b64encode(self._ids.random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
         key = f"{PREFIX}{key_id}_{secret}"
@@ -153,6 +175,18 @@ class AccessKeys:
         found = sorted((await self._all()).keys.values(), key=lambda record: record.issued_at, reverse=True)
         return {"keys": [described(one, now) for one in found if within(one.state.projects, caller.projects)]}
 
+    def _check_room(self, known: Iterable[KeyRecord], now: str, caller: Caller) -> None:
+        """Whether one more may stand. A director of some projects cannot use up what others need. Raises ``InvalidRequest``."""
+        standing = [record.state for record in known if record.state.stands(now)]
+        most = domain.MAX_KEYS
+        if caller.projects is not None:
+            own = sum(within(state.projects, caller.projects) for state in standing)
+            if own >= domain.MAX_LIMITED:
+                raise InvalidRequest(f"there are {own} keys of your projects; no more are made: revoke some")
+            most -= domain.RESERVED
+        if len(standing) >= most:
+            raise InvalidRequest(f"there are {len(standing)} keys; no more are made: revoke some")
+
     def _key_id(self, caller: Caller) -> str:
         if caller.idempotency_key is None:
             drawn = self._ids.random_bytes(10)
@@ -164,21 +198,21 @@ class AccessKeys:
     async def _all(self) -> KeyFold:
         fold = KeyFold()
         async for recorded in key_events(self._store):
-            fold.apply(recorded)
+            fold.apply_or_spoil(recorded)
         return fold
 
     async def _load(self, key_id: str) -> tuple[int, KeyRecord | None]:
         """Sequence and record of one key, as the leader of the stream has it."""
         last = await self._store.last(subjects.key_guard(key_id), consistent=True)
-        fold = KeyFold()
+        fold, read = KeyFold(), 0
         if last is not None:
             async for recorded in key_events(self._store, subjects.key_guard(key_id)):
-                fold.apply(recorded)
-        record = fold.keys.get(key_id)
+                fold.apply_or_spoil(recorded)
+                read = recorded.seq
         seq = last.seq if last is not None else 0
-        if (record.seq if record is not None else 0) < seq:
+        if read != seq:
             raise Unavailable("the key is changing; try again")
-        return seq, record
+        return seq, fold.keys.get(key_id)
 
     async def _execute(self, key_id: str, command: domain.KeyCommand, caller: Caller) -> KeyRecord:
         for _ in range(MAX_CONFLICTS):

@@ -23,7 +23,7 @@ from aura.commands.heads import HeadCache, JobHead, load_job
 from aura.domain import job_state
 from aura.domain.job import decide, evolve
 from aura.domain.job_commands import JobCommand
-from aura.domain.job_state import JobState, SeenKey
+from aura.domain.job_state import JobState, seen_key
 from aura.errors import KeyReused, Refused, Unavailable, WrongExpectedSequence
 from aura.events import envelope, subjects
 from aura.events.catalogue import Event, JobAssigned, JobEvent
@@ -104,7 +104,7 @@ class JobHandler:
         fresh = False
         for _ in range(MAX_CONFLICTS):
             if key is not None and (seen := head.state.key_seen(key.key)) is not None:
-                if seen.body != key.body:
+                if not seen.of_request(key.body):
                     raise KeyReused("this Idempotency-Key was used with another request")
                 return Outcome(head, seen.seq, None, repeated=True)
             try:
@@ -135,7 +135,7 @@ class JobHandler:
         """The guarded append of one event that was decided on ``head``, and the state it carries."""
         state = evolve(head.state, event)
         if key is not None:
-            state = state.remembering(SeenKey(key.key, key.body))
+            state = state.remembering(seen_key(key.key, key.body))
         state = job_state.fitting(state)
         return self.seal(head.project, head.job_id, event, state, caller, expected_seq=head.seq), state
 

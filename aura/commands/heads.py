@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from aura.domain import job_state
 from aura.domain.job import evolve
 from aura.domain.job_state import JobState
@@ -127,6 +129,8 @@ def step(state: JobState | None, event: catalogue.Event, flat: dict[str, object]
         used = carried.get("keys") or []
         if used and str(used[-1]).endswith(".0"):
             key, body, _ = str(used[-1]).split(".")
-            folded = folded.remembering(job_state.SeenKey(key, body))
-    # Keys that 512 bytes could not hold are forgotten by the carried form; the fold forgets the same ones.
+            folded = folded.remembering(job_state.seen_key(key, body))
+        if carried.get("v") == job_state.STATE_VERSION and len(used) < len(folded.keys):
+            # What 512 bytes could not hold is forgotten, in the longer form of its time: the carried state says how many it kept.
+            folded = replace(folded, keys=folded.keys[len(folded.keys) - len(used) :])
     return job_state.placed(job_state.fitting(folded), seq)

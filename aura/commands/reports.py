@@ -21,7 +21,7 @@ from aura.commands.operation import Operations
 from aura.commands.results import Report
 from aura.domain import job_commands as c
 from aura.domain.job import refused_late
-from aura.domain.job_state import JobStatus
+from aura.domain.job_state import JobStatus, short_holder
 from aura.domain.retry import backoff_s
 from aura.errors import Forbidden, TooLarge
 from aura.events import subjects
@@ -216,7 +216,7 @@ def holds(head: JobHead, attempt: int | None) -> bool:
 
 def check_holder(head: JobHead, caller: Caller) -> None:
     """A worker speaks only for what it claimed, a key only for what was claimed with it. Raises ``Forbidden``."""
-    if caller.owner != head.state.holder:
+    if short_holder(caller.owner) != head.state.holder:
         raise Forbidden("another worker holds this lease")
     if caller.owner is None and caller.actor.startswith("worker:") and caller.actor != f"worker:{head.state.worker}":
         raise Forbidden("another worker holds this lease")

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from aura.domain.access_key import MAX_PROJECTS
 from aura.errors import InvalidRequest
 from aura.events.catalogue import AccessRole, StageStatus
+from aura.events.limits import MAX_DATA
 from aura.events.subjects import MAX_PROJECT, NAME, UUID
 
 #: C0/C1 controls, line and paragraph separators, and the bidi controls of UAX #9.
@@ -24,8 +25,6 @@ _UNSAFE = re.compile(
 )
 MAX_TASKS = 1_000
 MAX_CHUNK = 256 * 1024
-#: Most bytes of the data that goes with a progress report.
-MAX_DATA = 4 * 1024
 MAX_STRATEGY = 4_000
 #: How deep arrays and objects of a payload or of details may be nested.
 MAX_DEPTH = 64

@@ -12,9 +12,10 @@ Invariants
 * Nothing is remembered that cannot be found again. A process that dies between the job's end and the session's leaves a session that
   is RUNNING in the log and in the read model, and the next sweep, of this process or another, ends it.
 * A session is known before its job is looked at, so a job that ends during a sweep is seen by the tail or by the look.
+* One session stands for itself: whatever is wrong with it (an event that cannot be read, say), those behind it are settled.
 
-Failure cases: the log does not answer → the sweep, which a minute later asks again. The read model is behind → sessions that it does not
-have yet were started within the reach of the tail.
+Failure cases: the log does not answer → the sweep gives up, and a minute later asks again. A session that cannot be settled → said in the
+log at each sweep, and counted. The read model is behind → sessions that it does not have yet were started within the reach of the tail.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import structlog
 
 from aura.commands.handler import Caller
 from aura.commands.sessions import SessionOperations
-from aura.errors import AuraError
+from aura.errors import AuraError, LogRegression, Unavailable
 from aura.ids import IdSource
 from aura.log.store import Recorded
 
@@ -40,6 +41,8 @@ ACTOR = "system:sessions"
 MAX_KNOWN = 100_000
 #: Sessions settled at once.
 AT_ONCE = 16
+#: So many sessions in a row that were not settled because something does not answer: it is not they, and a sweep ends.
+MAX_UNANSWERED = 2 * AT_ONCE
 _ENDS = frozenset({"completed", "failed", "lease_expired", "cancelled", "accepted", "rejected"})
 _SESSION_ENDS = frozenset({"completed", "failed", "cancelled"})
 
@@ -61,7 +64,7 @@ class SessionCloser:
         self._ids = ids
         self._check = check
         self._known: OrderedDict[str, RunningSession] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._places = asyncio.Semaphore(AT_ONCE)
 
     def observe(self, batch: list[Recorded]) -> None:
@@ -84,12 +87,26 @@ class SessionCloser:
                 self._settle_soon(known)
 
     async def sweep(self, running: AsyncIterator[list[RunningSession]]) -> int:
-        """Settle every session given; returns how many have ended. Raises ``Unavailable``."""
-        ended = 0
+        """Settle every session given; returns how many have ended. Those that cannot be settled are told of and passed over. Raises
+        ``LogRegression``, and ``Unavailable`` when the log does not answer for :data:`MAX_UNANSWERED` sessions in a row."""
+        ended = failed = unanswered = 0
         async for page in running:
             for one in page:
                 self._remember(one)
-            ended += sum(await asyncio.gather(*(self._settle(one) for one in page)))
+            for start in range(0, len(page), AT_ONCE):
+                self._check()
+                for outcome in await asyncio.gather(
+                    *(self._settle_quietly(one) for one in page[start : start + AT_ONCE])
+                ):
+                    unanswered = unanswered + 1 if isinstance(outcome, Unavailable) else 0
+                    if isinstance(outcome, Exception):
+                        failed += 1
+                        if isinstance(outcome, LogRegression) or unanswered == MAX_UNANSWERED:
+                            raise outcome
+                    else:
+                        ended += outcome
+        if failed:
+            log.warning("sessions.not_settled", count=failed)
         return ended
 
     async def stop(self) -> None:
@@ -118,11 +135,16 @@ class SessionCloser:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settle_quietly(self, one: RunningSession) -> None:
+    async def _settle_quietly(self, one: RunningSession) -> bool | Exception:
+        """Whether it has ended, or why that is not known (it was said in the log)."""
         try:
-            await self._settle(one)
+            return await self._settle(one)
         except AuraError as error:
             log.warning("session.not_settled", session_id=one.session_id, code=error.code, detail=error.detail)
+            return error
+        except Exception as error:  # a state that no version of us wrote; the others must not wait for its mending
+            log.exception("session.not_settled", session_id=one.session_id)
+            return error
 
     async def _settle(self, one: RunningSession) -> bool:
         async with self._places:

@@ -26,6 +26,7 @@ from aura.commands.heads import JobHead
 from aura.commands.operation import Operations, Policy, Ports
 from aura.commands.prd import PrdIntake
 from aura.commands.reports import MAX_DETAILS
+from aura.commands.session_names import newest_started
 from aura.domain import job_commands as c
 from aura.domain import session as domain
 from aura.errors import (
@@ -73,16 +74,17 @@ class SessionHandler:
         return None if last is None else await self._head(last)
 
     async def find(self, session_id: str, projects: Iterable[int] | None) -> SessionHead:
-        """The newest session of that name, in some projects or (``None``) in any. Raises ``NotFound``."""
-        where: Iterable[int | str] = ("*",) if projects is None else projects
-        found: Recorded | None = None
-        for project in where:
+        """The session that was started last of that name, in some projects or (``None``) in any. Raises ``NotFound``."""
+        where = None if projects is None else frozenset(projects)
+        newest = await newest_started(self._store, session_id, lambda project: where is None or project in where)
+        among: Iterable[int | str] = ("*",) if where is None else where
+        for project in (
+            among if newest is None else [newest[0]]
+        ):  # what was started a moment ago only the leader may have
             last = await self._store.last(f"aura.session.{project}.{session_id}.>", consistent=True)
-            if last is not None and (found is None or last.seq > found.seq):
-                found = last
-        if found is None:
-            raise NotFound("session", session_id)
-        return await self._head(found)
+            if last is not None:
+                return await self._head(last)
+        raise NotFound("session", session_id)
 
     async def _head(self, last: Recorded) -> SessionHead:
         where = subjects.parse(last.subject)

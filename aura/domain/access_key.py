@@ -22,8 +22,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 #: Made by us: 10 random bytes in base 32.
 KEY_ID = re.compile(r"[a-z2-7]{16}\Z")
 MAX_PROJECTS = 64
-#: Keys that were ever issued; a gateway holds all of them in memory.
+#: Keys that stand (neither revoked nor expired) at once.
 MAX_KEYS = 10_000
+#: Of them, those of a limited director's projects when that director issues another; and how many stay for directors without limits.
+MAX_LIMITED, RESERVED = 1_000, 1_000
 
 
 def actor_of(role: str, key_id: str) -> str:
@@ -56,6 +58,10 @@ class KeyState:
     def revoked(self) -> bool:
         """Opens nothing any more."""
         return self.revoked_by is not None
+
+    def stands(self, now: str) -> bool:
+        """Whether it opens anything at ``now`` (RFC 3339, UTC, spelled as ours)."""
+        return not self.revoked and (self.expires_at is None or self.expires_at > now)
 
     @property
     def actor(self) -> str:

@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from aura.clock import parse_rfc3339, rfc3339
 from aura.domain import job_commands as c
-from aura.domain.job_state import JobState, JobStatus, Purge
+from aura.domain.job_state import JobState, JobStatus, Purge, short_holder
 from aura.errors import Conflict, Fenced, Forbidden, InvalidRequest
 from aura.events import catalogue as e
 
@@ -310,7 +310,7 @@ def _evolve(state: JobState, event: e.JobEvent) -> JobState:
                 status=JobStatus.IN_PROGRESS,
                 attempt=event.attempt,
                 worker=event.worker_id,
-                holder=event.holder,
+                holder=short_holder(event.holder),
                 lease_ttl_s=event.lease_ttl_s,
                 model=event.assigned_model or state.model,
                 not_before=None,

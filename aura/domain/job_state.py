@@ -3,12 +3,20 @@
 The JSON form is at most 512 bytes, names its version in ``v`` and leaves out what is at its default, so that ``nats sub``
 stays readable. A reader that meets another ``v`` folds the history instead (DECISIONS.md, Loading).
 
+So that the last :data:`KEPT_KEYS` idempotency keys fit besides, long things have a short form. In the JSON the trace id is 22 characters of
+base64url (older events have 32 of hex). Everywhere a holder of more than 24 characters is its hash (:func:`short_holder`), and of a key and
+its request the first characters of their hashes are kept (:class:`SeenKey`); what older events carry is cut when it is read. With a role of
+8, a model of 20, and a worker and a holder of 24 characters all 8 keys fit, to sequences of ten digits; with 64 characters each the last 4
+(3 of a closed job), and G2 for commands holds for those (``tests/unit/domain/test_job_state.py``).
+
 A ``msgspec.Struct`` and not a dataclass because every event makes several of them: a frozen dataclass of this size takes 6 µs to
 copy, a struct 0.3 µs.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -21,6 +29,9 @@ STATE_VERSION = 1
 MAX_STATE_BYTES = 512
 #: How many idempotency keys of commands an entity remembers (the exact meaning of G2 for commands).
 KEPT_KEYS = 8
+#: Characters (of six bits) kept of the hash of a key, and of that of its request: to tell apart 8 keys, and a repeat from a mistake.
+_KEY_CHARS, _BODY_CHARS = 8, 6
+_LONGEST_HOLDER, _SHORT_TRACE = 24, 22
 
 
 class JobStatus(StrEnum):
@@ -57,18 +68,50 @@ class Purge(StrEnum):
 
 
 class SeenKey(Struct, frozen=True):
-    """One remembered idempotency key. ``seq`` 0 means "the event that carries this state"; :func:`placed` fills it in."""
+    """One remembered idempotency key, made by :func:`seen_key`. ``seq`` 0 means "the event that carries this state"; :func:`placed`
+    fills it in."""
 
     key: str
     body: str
     seq: int = 0
 
+    def of_request(self, body: str) -> bool:
+        """Whether the key came with the request of this hash."""
+        return self.body == body[:_BODY_CHARS]
+
+
+def seen_key(key: str, body: str, seq: int = 0) -> SeenKey:
+    """What is remembered of a key's hash and its request's."""
+    return SeenKey(key[:_KEY_CHARS], body[:_BODY_CHARS], seq)
+
+
+def short_holder(owner: str | None) -> str | None:
+    """What a state keeps of who holds a lease: the name, or 128 bits of its hash where that is shorter (which it leaves as it is)."""
+    if owner is None or len(owner) <= _LONGEST_HOLDER:
+        return owner
+    return "#" + _base64(hashlib.sha256(owner.encode()).digest()[:16])
+
+
+def trace_of(carried: str | None) -> str | None:
+    """The trace id in a carried state, as 32 hex digits."""
+    if carried is None or len(carried) != _SHORT_TRACE:
+        return carried
+    return base64.urlsafe_b64decode(carried + "==").hex()
+
+
+def _short_trace(trace: str) -> str:
+    return _base64(bytes.fromhex(trace)) if len(trace) == 32 else trace
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
 
 class JobState(Struct, frozen=True):
     """What the decider knows. ``attempt`` is the newest attempt's number (0 = never claimed), ``spent`` how many attempts
     have failed since the job was created or retried, ``not_before`` when it may run next, ``late`` the attempts whose late
-    result has been recorded, ``count`` how many events the job has, ``trace`` the W3C trace id of the request that created it: the
-    ``correlation_id`` of everything that happens to it."""
+    result has been recorded, ``count`` how many events the job has, ``trace`` the W3C trace id (32 hex digits) of the request that
+    created it: the ``correlation_id`` of everything that happens to it. ``holder`` is a :func:`short_holder`."""
 
     status: JobStatus
     role: str
@@ -95,8 +138,9 @@ class JobState(Struct, frozen=True):
         return replace(self, keys=(*self.keys, key)[-KEPT_KEYS:])
 
     def key_seen(self, key: str) -> SeenKey | None:
-        """The remembered use of a key, if it is among the last :data:`KEPT_KEYS`."""
-        return next((seen for seen in self.keys if seen.key == key), None)
+        """The remembered use of a key of this hash, if it is among the last :data:`KEPT_KEYS`."""
+        short = key[:_KEY_CHARS]
+        return next((seen for seen in self.keys if seen.key == short), None)
 
 
 def placed(state: JobState, seq: int) -> JobState:
@@ -148,7 +192,7 @@ def to_json(state: JobState) -> dict[str, Any]:
         flat["late"] = list(state.late)
     flat["n"] = state.count
     if state.trace is not None:
-        flat["trace"] = state.trace
+        flat["trace"] = _short_trace(state.trace)
     if state.keys:
         flat["keys"] = keys = [f"{seen.key}.{seen.body}.{seen.seq}" for seen in state.keys]
         while keys and len(orjson.dumps(flat)) > MAX_STATE_BYTES:
@@ -169,7 +213,7 @@ def from_json(flat: Mapping[str, Any]) -> JobState | None:
         spent=flat.get("spent", 0),
         model=flat.get("model"),
         worker=flat.get("worker"),
-        holder=flat.get("holder"),
+        holder=short_holder(flat.get("holder")),
         lease_ttl_s=flat.get("lease_ttl_s"),
         not_before=flat.get("not_before"),
         deps=flat.get("deps", 0),
@@ -179,10 +223,10 @@ def from_json(flat: Mapping[str, Any]) -> JobState | None:
         late=tuple(flat.get("late", ())),
         keys=tuple(_key(text) for text in flat.get("keys", ())),
         count=flat["n"],
-        trace=flat.get("trace"),
+        trace=trace_of(flat.get("trace")),
     )
 
 
 def _key(text: str) -> SeenKey:
     key, body, seq = text.split(".")
-    return SeenKey(key, body, int(seq))
+    return seen_key(key, body, int(seq))

@@ -113,6 +113,28 @@ class _Asgi:
         await self._app(scope, receive, send)
 
 
+class _Feed(_Asgi):
+    """An event stream. ``HEAD`` is answered as ``GET`` would be, with the head alone: then it is as if the client had left."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        answered = asyncio.Event()
+
+        async def left() -> Message:
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def head_only(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                answered.set()
+
+        await super().__call__(scope, left, head_only)
+
+
 class ByFirstSegment:
     """One Starlette router per first path segment: a request is compared with a few routes, not with all of them."""
 
@@ -166,10 +188,10 @@ def create_app(ctx: GatewayContext) -> ASGIApp:
         *_table(gateway),
         _description("/openapi.json", lambda: openapi.build(ENDPOINTS, ctx.version)),
         _description("/asyncapi.json", lambda: asyncapi.build(ctx.version)),
-        Route("/sse/events", _Asgi(streams.events), methods=["GET"]),
-        Route("/sse/job/{job_id}", _Asgi(streams.job), methods=["GET"]),
-        Route("/sse/orchestrator/{session_id}", _Asgi(streams.orchestrator), methods=["GET"]),
-        Route("/sse/studio", _Asgi(streams.studio), methods=["GET"]),
+        Route("/sse/events", _Feed(streams.events), methods=["GET"]),
+        Route("/sse/job/{job_id}", _Feed(streams.job), methods=["GET"]),
+        Route("/sse/orchestrator/{session_id}", _Feed(streams.orchestrator), methods=["GET"]),
+        Route("/sse/studio", _Feed(streams.studio), methods=["GET"]),
         WebSocketRoute("/ws/events", _Asgi(sockets.events)),
         WebSocketRoute("/ws/job/{job_id}", _Asgi(sockets.job)),
         WebSocketRoute("/ws/orchestrator/{session_id}", _Asgi(sockets.orchestrator)),

@@ -33,21 +33,30 @@ class Limits:
     accept_per_s: float = 2_000.0
     #: How long a client of an auth mode may take to send its ticket.
     auth_s: float = 10.0
+    #: Clients that have yet to send it, and those of one address (which may be a proxy's): then the one that waits longest must go.
+    pending: int = 1_000
+    pending_per_address: int = 50
     inbound_bytes: int = 64 * 1024
     inbound_fragments: int = 64
     #: Inbound WebSocket messages: a burst, then so many a second.
     inbound_burst: int = 200
     inbound_per_s: float = 50.0
+    #: Operations of ``aura.v1`` (a message brings up to 128 of them): a burst, then so many a second.
+    operations_burst: int = 400
+    operations_per_s: float = 50.0
     #: Unsent bytes of one client above which it is too slow (4408).
     outbound_bytes: int = 1024 * 1024
     #: Subscriptions and replays of one ``aura.v1`` connection together, and replays of it at once.
     subscriptions: int = 128
     replays: int = 4
+    #: Output subscriptions of it that read history at once, and the most records that ``{"last": n}`` of one gives.
+    outputs_at_once: int = 2
+    last_records: int = 500
     #: How long a client that is catching up may take no byte at all.
     stall_s: float = 30.0
     ring_frames: int = 16_384
     ring_bytes: int = 16 * 1024 * 1024
-    #: Bytes of one catch-up step.
+    #: Bytes of one catch-up step: the next is written when it has left.
     page_bytes: int = 256 * 1024
     #: Events of one page read from the log, and how many such pages are kept for the next client that asks.
     page_events: int = 1_000

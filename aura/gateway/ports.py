@@ -204,6 +204,12 @@ class LiveAccess(Protocol):
     def may_follow(self, principal: Principal, pattern: str) -> bool:
         """Whether a pattern of a client lies within what is visible."""
 
+    def no_ticket(self, scope: Mapping[str, Any]) -> None:
+        """A client was to send a ticket and did not: a failed attempt of its address."""
+
+    def denied(self, principal: Principal, action: str, target: str) -> None:
+        """An authenticated principal was refused."""
+
     def watch(self, principal: Principal, on_end: OnEnd) -> Callable[[], None]:
         """Call ``on_end`` when the principal's credentials expire or are revoked. Returns how to stop, safe at any time."""
 
@@ -223,6 +229,9 @@ class Tail(Protocol):
 
     async def stop(self) -> None:
         """Deliver no more. Safe twice."""
+
+    def age_s(self) -> float:
+        """How many seconds ago everything that the log had was delivered here."""
 
 
 MakeTail = Callable[[int, Callable[[list[Recorded]], None], Callable[[AuraError], None]], Tail]

@@ -66,8 +66,13 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
+def _name(observer: Observer) -> str:
+    return getattr(observer, "__qualname__", type(observer).__name__)
+
+
 class GatewayService:
-    """One gateway. ``observers`` see every batch of events after the hub (a cache of heads, for example)."""
+    """One gateway. ``observers`` see every batch of events after the hub (a cache of heads, for example), whatever became of the hub
+    or of the other observers: one that raises misses that batch, and the log says so."""
 
     def __init__(
         self, ctx: GatewayContext, make_tail: MakeTail | None = None, *, observers: tuple[Observer, ...] = ()
@@ -134,12 +139,21 @@ class GatewayService:
         if self._make_tail is not None and self._ctx.hub.failure is None:
             self._tail = self._make_tail(from_seq, self._on_batch, self._on_end)
             await self._tail.start()
+            if self._ctx.access is not None:
+                self._ctx.access.follows(self._tail.age_s)
             await self._ctx.hub.caught_up(identity.last_seq)
 
     def _on_batch(self, batch: list[Recorded]) -> None:
-        self._ctx.hub.on_batch(batch)
+        try:
+            self._ctx.hub.on_batch(batch)
+        except Exception as error:  # a hole, or a bug: live feeds end, explicitly; the observers go on
+            log.exception("gateway.hub_failed", seq=batch[0].seq)
+            self._ctx.hub.lost(f"the hub failed: {type(error).__name__}")
         for observer in self._observers:
-            observer(batch)
+            try:
+                observer(batch)
+            except Exception:  # what one cannot digest must not end the tail for all
+                log.exception("gateway.observer_failed", seq=batch[0].seq, observer=_name(observer))
 
     def _on_end(self, error: AuraError) -> None:
         self._ctx.hub.lost(error.detail or error.code)

@@ -16,7 +16,7 @@ from aura.log.connection import Connection, RawSubscription
 from aura.log.group import GroupCommit
 from aura.log.guarded import GuardedWriter, Write
 from aura.log.inbox import inbox_of, request
-from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, OutputWriter, SealedOutput
+from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, SealedOutput
 from aura.log.ports import ContentStore
 from aura.log.reader import StreamReader
 
@@ -103,10 +103,3 @@ async def follow_output(
 def jetstream_output(connection: Connection, clock: Clock, ids: IdSource, content: ContentStore) -> SealedOutput:
     """The output log of a running system, for the gateway."""
     return SealedOutput(JetStreamOutputBackend(connection, clock, ids), content, ids)
-
-
-def attempt_writer(
-    connection: Connection, clock: Clock, ids: IdSource, project: int, job_id: str, attempt: int, data_key: bytes
-) -> OutputWriter:
-    """A worker's writer for the attempt it has claimed."""
-    return OutputWriter(JetStreamOutputBackend(connection, clock, ids), ids, project, job_id, attempt, data_key)

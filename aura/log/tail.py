@@ -24,6 +24,7 @@ answer (the filler tries again for ever, live messages wait).
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 
 import structlog
@@ -84,6 +85,9 @@ class LogTail:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._last: Recorded | None = None
+        self._compared: tuple[int, float] | None = None
+        """Where the log ended when it was last asked, and the loop's time just before; until everything up to there is delivered."""
+        self._current_at = -math.inf
         self._subscriptions: list[RawSubscription] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._ended = False
@@ -93,10 +97,12 @@ class LogTail:
         for subject in self._subjects:
             self._subscriptions.append(await self._connection.subscribe_raw(subject, self._on_message))
         await self._connection.flush()
+        asked_at = asyncio.get_running_loop().time()
         if self._known is not None:
             identity = await log_identity.verify(self._store, self._known)
         else:
             identity = await self._store.identity()
+        self._compared = identity.last_seq, asked_at
         if self.next_seq > identity.last_seq + 1:
             raise LogRegression(f"the log ends at {identity.last_seq}, before {self.next_seq}")
         self.epoch = identity.epoch
@@ -118,6 +124,12 @@ class LogTail:
         for subscription in subscriptions:
             await subscription.unsubscribe()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def age_s(self) -> float:
+        """How many seconds ago, at most, everything that the log then had was delivered: a second or so while all is well, growing when
+        the log cannot be asked or what it has does not arrive. Infinite before the first delivery of all."""
+        self._look_at_age()
+        return asyncio.get_running_loop().time() - self._current_at
 
     def pause(self) -> None:
         """Deliver nothing until :meth:`resume`; what is already scheduled for this turn still comes."""
@@ -235,7 +247,11 @@ class LogTail:
             except TimeoutError:
                 pass
             try:
-                await (self._check_identity() if reconnected else self._check_end())
+                asked_at = asyncio.get_running_loop().time()
+                end = await (self._check_identity() if reconnected else self._check_end())
+                self._look_at_age()
+                if self._compared is None:
+                    self._compared = end, asked_at
             except LogRegression as error:
                 self._end(error)
                 return
@@ -245,8 +261,12 @@ class LogTail:
                     self._check_now.set()
                     await asyncio.sleep(0.2)
 
-    async def _check_end(self) -> None:
-        """Notice a lost tail, a log that became shorter, and a new epoch, without looking at any event."""
+    def _look_at_age(self) -> None:
+        if self._compared is not None and self.next_seq > self._compared[0]:
+            self._current_at, self._compared = self._compared[1], None
+
+    async def _check_end(self) -> int:
+        """Notice a lost tail, a log that became shorter, and a new epoch, without looking at any event. Where the log ends."""
         identity = await self._store.identity()
         end = identity.last_seq
         if identity.epoch != self.epoch:
@@ -257,9 +277,10 @@ class LogTail:
                 self._missed(end)
         elif end < self.next_seq - 1:
             await asyncio.sleep(_SECOND_LOOK_S)
-            await self._check_identity()
+            return await self._check_identity()
+        return end
 
-    async def _check_identity(self) -> None:
+    async def _check_identity(self) -> int:
         if self._last is not None:
             identity = await log_identity.verify(self._store, log_identity.checkpoint(self.epoch, self._last))
         else:
@@ -267,6 +288,7 @@ class LogTail:
             log_identity.compare(Checkpoint(self.epoch, self.next_seq - 1, b""), identity)
         if identity.last_seq > self._target:
             self._missed(identity.last_seq)
+        return identity.last_seq
 
     def _missed(self, end: int) -> None:
         self._target = end

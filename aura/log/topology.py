@@ -105,7 +105,6 @@ def desired_streams(replicas: int = 1) -> list[dict[str, Any]]:
         "name": f"KV_{TICKET_BUCKET}",
         "description": "Tickets of live connections, by their SHA-256: single use, seconds.",
         "subjects": [f"$KV.{TICKET_BUCKET}.*"],
-        "storage": "memory",  # what a restart forgets is asked for again
         "discard": "old",
         "max_msgs_per_subject": 1,
         "max_msgs": 100_000,

@@ -87,7 +87,8 @@ class Planner:
         if state is None:
             return
         del self.missing[job.job_id]
-        row = JobRow(job.project, job.job_id, job.seq, state, job.created_seq, job.since_ns, job.state.get("trace"))
+        trace = job_state.trace_of(job.state.get("trace"))
+        row = JobRow(job.project, job.job_id, job.seq, state, job.created_seq, job.since_ns, trace)
         row.timeout_s, row.queue_timeout_s = job.timeout_s, job.queue_timeout_s
         row.key = None if job.concurrency_key is None else (job.project, job.concurrency_key)
         row.manual = job.assigned_by == policy.MANUAL

@@ -77,6 +77,10 @@ class Feeder:
             self._on_batch(before)
         self._task = asyncio.create_task(self._run())
 
+    def age_s(self) -> float:
+        """It has all there is."""
+        return 0.0
+
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()

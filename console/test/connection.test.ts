@@ -1,3 +1,5 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import {
@@ -320,6 +322,29 @@ describe("coming back", () => {
     expect(gateway.connections).toBe(1);
   });
 
+  test("a gateway that is full for the moment (1013) is come back to", async () => {
+    gateway.refuse = 1013;
+    const connection = open();
+    await gateway.until(() => gateway.connections === 4);
+    expect(connection.status.get().state).toBe("reconnecting");
+    gateway.refuse = null;
+    await state(connection, "live");
+  });
+
+  test("so is one that refuses the upgrade", async () => {
+    let refused = 0;
+    const front = createServer().on("upgrade", (_request, socket) => {
+      refused += 1;
+      socket.end(`HTTP/1.1 ${refused % 2 ? "429 Too Many Requests" : "503 Service Unavailable"}\r\n\r\n`);
+    });
+    await new Promise<void>((listening) => front.listen(0, "127.0.0.1", listening));
+    const connection = open({ url: `http://127.0.0.1:${(front.address() as AddressInfo).port}` });
+    await new Promise<void>((done) => connection.status.subscribe(() => refused >= 4 && done()));
+    expect(connection.status.get().state).toBe("reconnecting");
+    connection.close();
+    await new Promise((closed) => front.close(closed));
+  });
+
   test("retryNow does not wait for the pause", async () => {
     gateway.refuse = 1001;
     const connection = open({ timing: { ...FAST, firstMs: 3_600_000, mostMs: 3_600_000 }, random: () => 1 });
@@ -438,7 +463,70 @@ describe("output and replay", () => {
     gateway.say(record(1, 2, 9), record(1, 3, 9), record(2, 0, 10));
     await until(() => got.length === 5);
     expect(got).toEqual(["1.0", "1.1", "1.2", "1.3", "2.0"]);
-    expect(gateway.said.filter((op) => op.op === "subscribe").map((op) => op.from)).toEqual([{ seq: 0 }, { seq: 9 }]);
+    expect(gateway.said.filter((op) => op.op === "subscribe").map((op) => op.from)).toEqual([
+      { seq: 0 },
+      { seq: 9, epoch: "e1" },
+    ]);
+  });
+
+  test("output of another log is a reset, and is told from its start, also what has lower numbers", async () => {
+    const got: string[] = [];
+    let [lives, resets] = [0, 0];
+    let wake = () => {};
+    const until = async (wants: () => boolean) => {
+      while (!wants()) await new Promise<void>((resolve) => (wake = resolve));
+    };
+    const connection = open();
+    connection.output(1, "j", {
+      records: (records) => {
+        for (const one of records) if (one.type === "job.stream") got.push(`${one.cursor}:${one.chunk}`);
+        wake();
+      },
+      reset: () => {
+        resets += 1;
+        got.length = 0;
+      },
+      live: () => {
+        lives += 1;
+        wake();
+      },
+    });
+    await until(() => lives === 1);
+    gateway.say(record(1, 0, 70), record(1, 1, 71));
+    await until(() => got.length === 2);
+    gateway.epoch = "e2"; // an older backup, accepted as a new log
+    gateway.cut();
+    await until(() => lives === 2);
+    gateway.say(record(1, 0, 7), record(1, 1, 8));
+    await until(() => got.length === 2);
+    expect(got).toEqual(["7:1.0", "8:1.1"]);
+    expect(resets).toBe(1);
+    gateway.cut();
+    await until(() => lives === 3);
+    expect(resets).toBe(1);
+    expect(gateway.said.filter((op) => op.op === "subscribe").map((op) => op.from)).toEqual([
+      { seq: 0 },
+      { seq: 0 },
+      { seq: 8, epoch: "e2" },
+    ]);
+  });
+
+  test("a replay that was cut goes on in its log only", async () => {
+    gateway.hold = 1;
+    gateway.commit(JOB, JOB);
+    const got: number[] = [];
+    const connection = open();
+    await new Promise<void>((one) => {
+      const events = (all: readonly LogEvent[]) => {
+        got.push(...all.map((event) => event.seq));
+        one();
+      };
+      connection.replay("aura.job.>", { from: { seq: 1 } }, { events });
+    });
+    gateway.cut();
+    await gateway.until(() => gateway.said.filter((op) => op.op === "replay").length === 2);
+    expect(gateway.said.at(-1)?.from).toEqual({ seq: 2, epoch: "e1" });
+    expect(got).toEqual([1]);
   });
 
   test("a replay is heard by nobody else, and ends", async () => {

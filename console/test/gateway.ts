@@ -22,6 +22,8 @@ export class Gateway {
   tickets: Set<string> | null = null;
   /** Says nothing any more, like a cut cable. */
   mute = false;
+  /** Play so many events of a replay, and say no more. */
+  hold: number | null = null;
   /** Close each new connection with this code before the welcome. */
   refuse: number | null = null;
   connections = 0;
@@ -124,13 +126,15 @@ export class Gateway {
         client.live.delete(op.id);
         this.#send(client, [{ op: "unsubscribed", id: op.id, seq: this.log.length }]);
         break;
-      case "replay":
+      case "replay": {
+        const played = this.#after(op.subject, (op.from as { seq: number }).seq - 1);
         this.#send(client, [
           { op: "subscribed", id: op.id, seq: 0, recovered: true },
-          ...this.#after(op.subject, (op.from as { seq: number }).seq - 1).map((event) => ({ id: op.id, ...event })),
-          { op: "replayed", id: op.id, seq: this.log.length },
+          ...played.slice(0, this.hold ?? played.length).map((event) => ({ id: op.id, ...event })),
+          ...(this.hold === null ? [{ op: "replayed", id: op.id, seq: this.log.length }] : []),
         ]);
         break;
+      }
     }
   }
 

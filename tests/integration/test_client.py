@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Response
+from websockets.typing import Subprotocol
 
 from aura.client import Aura, Chunk, Event, LogLine, Note, Progress, Reset
 from aura.errors import AuraError, Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated, Unavailable
@@ -172,6 +176,103 @@ async def test_watch_of_a_job_that_was_retried_goes_past_its_first_end(world: Wo
         assert [item.type async for item in items if isinstance(item, Event)] == [
             "job.created", "job.cancelled", "job.retried", "job.cancelled",
         ]  # fmt: skip
+
+
+async def test_watch_of_a_job_whose_log_became_an_older_backup_is_a_reset_and_its_story_anew_G11(world: World) -> None:
+    """Its numbers are lower than those that were seen: nothing may be taken for a repeat, and the watch ends where the job ends."""
+    async with running(limits=SMALL) as restored, Proxy(world.url) as proxy, through(proxy) as cut:
+        await fill(world, 50)
+        for one in (world, restored):
+            async with Client(one.url) as there:
+                [job_id] = (await there.submit(PRD, key="once")).job_ids
+        for one, text in ((world, "lost"), (restored, "kept")):
+            await one.post(f"/jobs/{job_id}/claim", {"worker_id": "w"})
+            await say(one, job_id, *([text] * 3))
+        restored.hub.epoch = "restored"
+        got: list[Any] = []
+        async with asyncio.timeout(20), aclosing(cut.watch(job_id)) as items:
+            async for item in items:
+                got.append(item)
+                if len(got) == 5:
+                    proxy._target = ("127.0.0.1", restored.service.port)
+                    proxy.cut()
+                elif len(got) == 10:
+                    await restored.post(f"/jobs/{job_id}/complete", {"success": True, "attempt": 1})
+        before, after = got[:5], got[6:]
+        assert got[5] == Reset("restored", got[5].reason, 0)
+        for part, text in ((before, "lost"), (after, "kept")):
+            assert [item.type for item in part if isinstance(item, Event)][:2] == ["job.created", "job.claimed"]
+            assert [item.text for item in part if isinstance(item, Chunk)] == [text] * 3
+        assert got[-1].closes == "COMPLETED"
+        assert got[-1].seq < before[0].seq
+
+
+async def test_a_watch_after_a_reset_goes_past_the_ends_that_the_new_log_took_back(world: World) -> None:
+    async with running(limits=SMALL) as restored, Proxy(world.url) as proxy, through(proxy) as cut:
+        for one in (world, restored):
+            async with Client(one.url) as there:
+                [job_id] = (await there.submit(PRD, key="once")).job_ids
+        async with Client(restored.url) as there:
+            await there.cancel(job_id)
+            await there.retry(job_id)
+            await there.cancel(job_id)
+        restored.hub.epoch = "restored"
+        types: list[str] = []
+        async with asyncio.timeout(20), aclosing(cut.watch(job_id)) as items:
+            async for item in items:
+                types.append(item.type if isinstance(item, Event) else type(item).__name__)
+                if len(types) == 1:
+                    proxy._target = ("127.0.0.1", restored.service.port)
+                    proxy.cut()
+        assert types == ["job.created", "Reset", "job.created", "job.cancelled", "job.retried", "job.cancelled"]
+
+
+def _as_asked(_connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    return offered[0] if offered else None
+
+
+async def _busy(socket: ServerConnection) -> None:
+    await socket.close(1013, "full")
+
+
+@pytest.mark.parametrize("status", [None, 429, 503])
+async def test_a_gateway_that_is_full_for_the_moment_is_come_back_to_also_at_first(status: int | None) -> None:
+    """1013 after the upgrade, 429 and 503 before it, with a problem or (from what stands before a gateway) without."""
+    tries = 0
+
+    def refuse(connection: ServerConnection, _request: object) -> Response | None:
+        nonlocal tries
+        tries += 1
+        return None if status is None else connection.respond(HTTPStatus(status), "full")
+
+    async with (
+        serve(_busy, "127.0.0.1", 0, process_request=refuse, select_subprotocol=_as_asked) as server,
+        Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as aura,
+    ):
+        for feed in (aura.follow(), aura.watch("x")):
+            tries = 0
+            waiting = asyncio.ensure_future(anext(feed))
+            async with asyncio.timeout(10):
+                while tries < 4 and not waiting.done():
+                    await asyncio.sleep(0)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        assert all(isinstance(error, Unavailable) for error in aura.broke)
+
+
+async def test_1008_is_final() -> None:
+    async def policy(socket: ServerConnection) -> None:
+        await socket.close(1008, "abuse")
+
+    async with (
+        serve(policy, "127.0.0.1", 0, select_subprotocol=_as_asked) as server,
+        Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as aura,
+    ):
+        for feed in (aura.follow(), aura.watch("x")):
+            with pytest.raises(InvalidRequest, match="abuse"):
+                await anext(feed)
+        assert aura.broke == []
 
 
 async def test_the_first_connection_is_not_tried_for_ever() -> None:

@@ -179,6 +179,44 @@ async def test_a_workflow_that_ends_badly_is_an_error_and_1000(
     ]
 
 
+@pytest.mark.parametrize("joins", ["after the retry", "in the second run", "after the end"])
+async def test_a_workflow_that_was_retried_is_told_to_the_end_of_its_newest_run_G11(world: World, joins: str) -> None:
+    telling: asyncio.Future[tuple[list[dict[str, Any]], int]] | None = None
+
+    async def join(when: str) -> None:
+        nonlocal telling
+        if joins == when:
+            telling = asyncio.ensure_future(_listen(world.ws(f"/ws/orchestrator/{SESSION}")))
+            async with asyncio.timeout(5):
+                while not world.hub.connections and not telling.done():
+                    await asyncio.sleep(0)
+
+    flow = await Workflow.start(world)
+    await flow.agent("a", 10)
+    await world.post(f"/jobs/{flow.job_id}/fail", {"error_code": "boom", "retryable": False})
+    await session_event(world, "failed", error_code="boom", message="It broke.")
+    first, code = await _listen(world.ws(f"/ws/orchestrator/{SESSION}"))
+    assert (first[-1]["type"], first[-1]["error"], code) == ("error", "It broke.", 1000)
+    await world.post(f"/jobs/{flow.job_id}/retry")
+    await join("after the retry")
+    await world.post(f"/jobs/{flow.job_id}/claim", {"worker_id": "w1"})
+    await session_event(world, "started", workflow="retail", job_id=flow.job_id, attempt=2)
+    await join("in the second run")
+    await flow.agent("b", 50)
+    await flow.end()
+    await join("after the end")
+    assert telling is not None
+    messages, code = await telling
+    assert code == 1000
+    assert story(messages)[-4:] == [
+        ("agent_status", "b", "Started", 0),
+        ("progress", "b", "at 50", 50),
+        ("agent_status", "b", "Completed", 100),
+        ("complete", "b", "Complete", 100),
+    ]
+    assert messages[-1]["data"] == {"answer": 42}
+
+
 async def test_an_unknown_session_is_waited_for_with_heartbeats() -> None:
     limits = replace(Limits(), orchestrator_heartbeat_s=0.02)
     async with running(limits=limits) as world, world.ws("/ws/orchestrator/nobody-yet") as socket:

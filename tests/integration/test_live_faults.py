@@ -17,7 +17,8 @@ from websockets.exceptions import ConnectionClosed
 from aura.clock import SystemClock, rfc3339
 from aura.ids import SystemIds
 from aura.log.connection import connect as nats_connect
-from aura.log.output_jetstream import attempt_writer
+from aura.log.output import OutputWriter
+from aura.log.output_jetstream import JetStreamOutputBackend
 from tests.support.live import Live, frames, live
 from tests.support.servers import Database, NatsServer
 
@@ -84,7 +85,7 @@ async def test_a_thousand_random_disconnects_over_a_hundred_token_streams_G11(ga
         assert answer.status_code == 200, answer.text
         key = await gateway.ctx.content.data_key(1, job_id)
         assert key is not None
-        writer = attempt_writer(connection, clock, ids, 1, job_id, 1, key)
+        writer = OutputWriter(JetStreamOutputBackend(connection, clock, ids), ids, 1, job_id, 1, key)
         written = 0
         while written < RECORDS:
             count = min(luck.randint(1, 4), RECORDS - written)

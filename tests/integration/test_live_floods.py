@@ -97,7 +97,7 @@ async def test_a_flood_of_handshakes_is_answered_429_beyond_the_rate_and_http_go
 
 
 async def test_sockets_that_never_authenticate_are_4401_at_the_deadline_whatever_they_do() -> None:
-    async with secured(limits=replace(Limits(), auth_s=0.5)) as world:
+    async with secured(limits=replace(Limits(), auth_s=0.5, pending_per_address=150)) as world:
         key = await issue(world, "director")
         await world.http.get("/health")
         tasks = len(asyncio.all_tasks())
@@ -114,12 +114,17 @@ async def test_sockets_that_never_authenticate_are_4401_at_the_deadline_whatever
         await nobody_left(world, tasks)
 
 
-async def test_those_who_have_not_authenticated_count_as_connections() -> None:
-    async with secured(limits=replace(Limits(), connections=20)) as world:
-        crowd = [await opened(world) for _ in range(20)]
-        assert not [one for one in crowd if isinstance(one, int)]
-        assert await opened(world) == 503
-        for one in crowd:
+async def test_those_who_have_not_authenticated_take_no_connections_and_are_few() -> None:
+    async with secured(limits=replace(Limits(), connections=1, pending_per_address=20)) as world:
+        key = await issue(world, "viewer")
+        crowd = [await opened(world) for _ in range(25)]
+        ends = [await ends_with(one) for one in crowd[:5] if not isinstance(one, int)]
+        assert ends == [1013] * 5, "the first ones made room for the last ones"
+        known = await opened(world, additional_headers=auth(key))
+        assert not isinstance(known, int)
+        assert await opened(world, additional_headers=auth(key)) == 503
+        assert await metric(world, 'aura_live_dropped_total{reason="no_ticket"}') == 5
+        for one in (known, *crowd[5:]):
             assert not isinstance(one, int)
             await one.close()
 
@@ -140,7 +145,7 @@ async def test_the_11th_connection_of_one_user_is_refused_however_it_comes() -> 
         assert not isinstance(late, int)
         ticket = (await http.post("/auth/tickets")).json()["ticket"]
         await late.send(orjson.dumps({"op": "auth", "ticket": ticket}).decode())
-        assert await ends_with(late) == 1008
+        assert await ends_with(late) == 1013
         assert await metric(world, 'aura_live_dropped_total{reason="too_many_of_user"}') == 3
         await stack.enter_async_context(world.ws("/ws/events", additional_headers=auth(other)))
         await tenth.__aexit__(None, None, None)

@@ -16,7 +16,8 @@ from aura.clock import SystemClock, rfc3339
 from aura.ids import SystemIds
 from aura.log.connection import connect
 from aura.log.jetstream import JetStreamEventStore
-from aura.log.output_jetstream import attempt_writer
+from aura.log.output import OutputWriter
+from aura.log.output_jetstream import JetStreamOutputBackend
 from aura.log.store import Append
 from tests.support.live import Live, live
 from tests.support.live_clients import Client, JobClient, LogClient
@@ -138,7 +139,7 @@ async def test_a_connection_to_the_log_that_drops_at_random_leaves_no_silent_hol
         assert key is not None
         connection = await connect(streams.url, streams.creds("gateway"), "test-writer")
         store = JetStreamEventStore(connection, clock, ids)
-        writer = attempt_writer(connection, clock, ids, 1, job_id, 1, key)
+        writer = OutputWriter(JetStreamOutputBackend(connection, clock, ids), ids, 1, job_id, 1, key)
 
         async def write() -> None:
             said = 0

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aura.client import Event, Note, Reset
+from aura.client import Chunk, Event, Note, Reset
 from aura.client.job_cursor import JobCursor
 from aura.client.log_cursor import LogCursor
 
@@ -176,3 +176,56 @@ def test_a_job_that_was_closed_before_is_watched_to_its_present_end() -> None:
         closed.append(cursor.closed)
     assert closed == [False, False, False, True]
     assert open_until(past[:2]) == 1
+
+
+def _job(*statuses: str, first: int = 1) -> list[dict[str, Any]]:
+    return [
+        {"seq": seq, "type": "job.x", "state": {"status": status}} for seq, status in enumerate(statuses, start=first)
+    ]
+
+
+def _record(attempt: int, i: int, cursor: int) -> dict[str, Any]:
+    return {"type": "job.stream", "attempt": attempt, "i": i, "cursor": cursor, "chunk": "x"}
+
+
+def test_a_reset_is_handed_out_and_everything_comes_again_also_what_has_older_numbers_G11() -> None:
+    """An older backup was accepted as a new log: what it says from the start must not be taken for what was seen."""
+    cursor = JobCursor(until=40)
+    assert cursor.welcome("e1") is None
+    for message in [*_job("QUEUED", first=40), _record(1, 0, 9), _record(1, 1, 9)]:
+        assert cursor.take(message) is not None
+    assert cursor.query() == {"since": 40, "from": 9, "after": 1, "epoch": "e1"}
+    reset = cursor.take({"type": "reset", "epoch": "e2", "reason": "the log has another epoch", "seq": 0})
+    assert reset == Reset("e2", "the log has another epoch", 0)
+    assert (cursor.query(), cursor.until, cursor.epoch) == ({}, None, "e2")
+    cursor.until = 3  # asked of the new log
+    story = [*_job("QUEUED", first=3), _record(1, 0, 2), *_job("COMPLETED", first=4)]
+    assert [item.flat for message in story if isinstance(item := cursor.take(message), Event | Chunk)] == story
+    assert cursor.closed
+    assert cursor.query() == {"since": 4, "from": 2, "after": 0, "epoch": "e2"}
+
+
+def test_a_reset_of_the_same_log_is_handed_out_too() -> None:
+    cursor = JobCursor()
+    cursor.welcome("e1")
+    cursor.take(_job("QUEUED", first=5)[0])
+    assert isinstance(cursor.take({"type": "reset", "epoch": "e1", "reason": "ahead", "seq": 0}), Reset)
+    assert cursor.take(_job("QUEUED", first=5)[0]) is not None
+
+
+def test_a_handshake_of_another_log_and_the_reset_that_follows_are_one_reset() -> None:
+    cursor = JobCursor()
+    assert cursor.welcome("e1") is None
+    assert cursor.welcome(None) is None
+    cursor.take(_job("QUEUED", first=5)[0])
+    assert cursor.welcome("e1") is None
+    assert isinstance(cursor.welcome("e2"), Reset)
+    assert cursor.take({"type": "reset", "epoch": "e2", "reason": "the log has another epoch", "seq": 0}) is None
+    assert cursor.welcome("e2") is None
+
+
+def test_nobody_is_told_of_another_log_before_anything_came_but_its_history_is_asked_anew() -> None:
+    cursor = JobCursor(until=7)
+    assert cursor.welcome("e1") is None
+    assert cursor.welcome("e2") is None
+    assert cursor.until is None

@@ -60,6 +60,9 @@ class MemoryTail:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def age_s(self) -> float:
+        return 0.0
+
     async def _run(self) -> None:
         async for batch in self._store.follow(self._from):
             self._on_batch(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from aura.clock import SystemClock
+from aura.errors import Unavailable
 from aura.ids import SystemIds
 from aura.log import topology
 from aura.log.connection import Connection, connect
@@ -33,13 +35,24 @@ async def delete_streams(connection: Connection) -> None:
         await connection.request(f"$JS.API.STREAM.DELETE.{name}", b"", timeout=10)
 
 
+async def _ensured(connection: Connection) -> None:
+    """Right after streams were deleted a busy server may still be at their files, and say that it cannot make new ones."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await topology.ensure(connection, CLOCK, IDS)
+            except Unavailable:
+                continue
+            return
+
+
 @asynccontextmanager
 async def empty_log(server: NatsServer) -> AsyncIterator[Connection]:
     """A connection that may do anything, and fresh, empty streams."""
     connection = await log_connection(server)
     try:
         await delete_streams(connection)
-        await topology.ensure(connection, CLOCK, IDS)
+        await _ensured(connection)
         yield connection
     finally:
         await connection.close()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -163,19 +163,25 @@ class PoolNext:
         offers: asyncio.Queue[Offer] = asyncio.Queue()
         puller = PoolPuller(self._connection, self._clock, self._ids, ask.model, offers.put_nowait)
         await puller.start()
+        found: tuple[dict[str, Any], str] | None = None
         try:
             async with asyncio.timeout(max(wait_s, 0.05)):
-                while True:
+                while found is None:
                     puller.want(1)
                     found = await self._claim(await offers.get(), ask, caller)
-                    if found is not None:
-                        return found
         except TimeoutError:
-            return None
+            pass
         finally:
-            await puller.stop()
-            while not offers.empty():
-                offers.get_nowait().nak()
+            try:
+                await puller.stop()
+            except asyncio.CancelledError:
+                if found is not None:
+                    self._spawn(self._give_back(found[0], replace(caller, idempotency_key=None)))
+                raise
+            finally:
+                while not offers.empty():
+                    offers.get_nowait().nak()
+        return found
 
     async def _claim(self, offer: Offer, ask: _Ask, caller: Caller) -> tuple[dict[str, Any], str] | None:
         if caller.projects is not None and subjects.parse(offer.subject).project not in caller.projects:
@@ -214,16 +220,26 @@ class PoolNext:
 
     def _return(self, claim: asyncio.Future[tuple[dict[str, Any], str]], offer: Offer, caller: Caller) -> None:
         """Nobody waits for this claim any more: give the job back."""
-        task = asyncio.create_task(self._release(claim, offer, replace(caller, idempotency_key=None)))
+        self._spawn(self._release(claim, offer, replace(caller, idempotency_key=None)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
     async def _release(self, claim: asyncio.Future[tuple[dict[str, Any], str]], offer: Offer, caller: Caller) -> None:
         try:
             answer, _ = await claim
-            offer.ack()
-            await self._commands.call("release", {"job_id": answer["job_id"], "attempt": answer["attempt"]}, caller)
         except Refused:
             offer.ack()
-        except AuraError as error:  # the lease expires instead
+        except AuraError as error:
+            log.warning("next.not_claimed", code=error.code, detail=error.detail)
+        else:
+            offer.ack()
+            await self._give_back(answer, caller)
+
+    async def _give_back(self, answer: dict[str, Any], caller: Caller) -> None:
+        try:
+            await self._commands.call("release", {"job_id": answer["job_id"], "attempt": answer["attempt"]}, caller)
+        except AuraError as error:  # the lease expires instead, or it is over already
             log.warning("next.not_returned", code=error.code, detail=error.detail)

@@ -4,41 +4,42 @@
 ``keys``, ``oidc``: ``Authorization: Bearer`` with an API key or a token; browsers' sockets bring a ticket. Missing, unknown, expired and
 revoked credentials are the same 401.
 
-``x-director-key`` (``AURA_DIRECTOR_API_KEY``) works in every mode, for the actions in :data:`DIRECTORS`. One that is sent must be right.
+What is presented is looked at before anybody is turned away: failures of others at an address (all clients of a proxy have one) never cost
+a good key, token or ticket its answer. They only turn the refusal of a bad one from 401 into 429.
+
+A gateway that hears nothing from the log does not hear of revocations: when it last compared itself with the log more than
+:data:`MAX_AGE_S` ago, API keys (and tickets made with them) are answered 503. Tokens end by their own time and go on.
+
+``x-director-key`` (``AURA_DIRECTOR_API_KEY``) works in every mode (``director.py``). One that is sent must be right.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
 from aura.clock import Clock
-from aura.errors import Forbidden, Overloaded, Unauthenticated
+from aura.errors import Forbidden, Overloaded, Unauthenticated, Unavailable
 from aura.gateway.access import subjects
 from aura.gateway.access.denials import Denials
+from aura.gateway.access.director import DIRECTORS, DirectorKey, Scope, headers_of
 from aura.gateway.access.failures import Failures, address_of
 from aura.gateway.access.keys import KeyRing
 from aura.gateway.access.matrix import PUBLIC
 from aura.gateway.access.principal import ANONYMOUS, DIRECTOR, NOBODY, Principal
 from aura.gateway.access.tickets import Tickets
+from aura.gateway.access.watching import Watch, nothing
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import OnEnd
 
 if TYPE_CHECKING:
     from aura.gateway.access.oidc import Oidc  # joserfc, only where tokens count
 
-#: What the director's configured key opens.
-DIRECTORS = frozenset({"archives.hold", "archives.release", "archives.purge", "keys.read", "keys.manage"})
-UNAUTHENTICATED, FORBIDDEN = 4401, 4403
-#: No timer of the event loop waits longer; one that fires early is set again.
-_LONGEST_WAIT_S = 3_600.0
 _MAX_FIRST_MESSAGE = 1_024
-
-Scope = Mapping[str, Any]
+#: How old the last comparison with the log may be before keys are not believed any more: a revocation may have been missed.
+MAX_AGE_S = 30.0
 
 
 class Access(Protocol):
@@ -62,6 +63,9 @@ class Access(Protocol):
     ) -> Principal | None:
         """See ``LiveAccess``."""
 
+    def no_ticket(self, scope: Scope) -> None:
+        """See ``LiveAccess``."""
+
     def visible(self, principal: Principal) -> tuple[str, ...]:
         """See ``LiveAccess``."""
 
@@ -74,45 +78,14 @@ class Access(Protocol):
     async def key_reached(self, key_id: str, seq: int) -> None:
         """Wait until the key's event at ``seq`` counts here. Raises ``Unavailable``."""
 
+    def follows(self, age_s: Callable[[], float]) -> None:
+        """``age_s`` says how many seconds ago what is known here was all that the log had."""
+
     async def start(self) -> None:
         """Know everybody, once the tail delivers."""
 
     async def stop(self) -> None:
         """Record what is to be recorded. Safe twice."""
-
-
-class _DirectorKey:
-    """``AURA_DIRECTOR_API_KEY``."""
-
-    def __init__(self, configured: str | None, failures: Failures) -> None:
-        self._configured = configured.encode() if configured is not None else None
-        self._failures = failures
-
-    @property
-    def set(self) -> bool:
-        """Whether there is one."""
-        return self._configured is not None
-
-    def sent(self, scope: Scope, action: str) -> bool:
-        """Whether it came along, right, for something it opens. Raises ``Forbidden`` for a wrong one, ``Overloaded``."""
-        if action not in DIRECTORS:
-            return False
-        sent = _headers(scope).get(b"x-director-key")
-        if sent is None:
-            return False
-        address = address_of(scope.get("client"))
-        if self._configured is not None and hmac.compare_digest(sent, self._configured):
-            return True
-        if self._failures.limited(address):
-            raise Overloaded("too many failed attempts from this address", retry_after_s=5)
-        self._failures.failed(address)
-        raise Forbidden("this needs the director's key")
-
-
-def _headers(scope: Scope) -> Mapping[bytes, bytes]:
-    """As the edge has checked them."""
-    headers: Mapping[bytes, bytes] = scope["aura.headers"]
-    return headers
 
 
 class OpenAccess:
@@ -121,7 +94,7 @@ class OpenAccess:
     modes = frozenset({"open"})
 
     def __init__(self, director_key: str | None, clock: Clock) -> None:
-        self._director = _DirectorKey(director_key, Failures(clock))
+        self._director = DirectorKey(director_key, Failures(clock))
 
     async def request(self, scope: Scope, action: str) -> Principal:
         if action not in DIRECTORS:
@@ -156,20 +129,22 @@ class OpenAccess:
 
     def watch(self, principal: Principal, on_end: OnEnd) -> Callable[[], None]:
         del principal, on_end
-        return _nothing
+        return nothing
 
     async def key_reached(self, key_id: str, seq: int) -> None:
         """Keys open nothing here."""
+
+    def no_ticket(self, scope: Scope) -> None:
+        """None is asked for here."""
+
+    def follows(self, age_s: Callable[[], float]) -> None:
+        """Nothing here can be revoked."""
 
     async def start(self) -> None:
         """Nothing to know."""
 
     async def stop(self) -> None:
         """Nothing to record."""
-
-
-def _nothing() -> None:
-    """Nothing to stop."""
 
 
 class GuardedAccess:
@@ -192,9 +167,10 @@ class GuardedAccess:
         self._tickets = tickets
         self._denials = denials
         self._failures = Failures(clock)
-        self._director = _DirectorKey(director_key, self._failures)
+        self._director = DirectorKey(director_key, Failures(clock))
         self._metrics = metrics
         self._clock = clock
+        self._age_s: Callable[[], float] = lambda: 0.0
 
     # --- requests
 
@@ -213,7 +189,7 @@ class GuardedAccess:
             self._denials.note(principal.actor, action, target)
 
     async def _authenticated(self, scope: Scope) -> Principal:
-        headers = _headers(scope)
+        headers = headers_of(scope)
         sent = headers.get(b"authorization")
         if sent is None:
             ticket = headers.get(b"x-aura-ticket")
@@ -224,31 +200,32 @@ class GuardedAccess:
         scheme, _, text = sent.partition(b" ")
         token = text.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
         principal = self._known(token)
-        if principal is not None:
-            return principal
-        self._listen(scope)
-        if self._oidc is not None and token.startswith("ey"):
+        if principal is None and self._oidc is not None and token.startswith("ey"):
             try:
-                return await self._oidc.verify(token)
+                principal = await self._oidc.verify(token)
             except Unauthenticated:
                 pass
-        raise self._failed(scope)
+        return self._accepted(scope, principal)
 
     def _known(self, token: str) -> Principal | None:
         if self._ring is not None and token.startswith("aura_"):
             return self._ring.open(token)
         return self._oidc.known(token) if self._oidc is not None else None
 
-    def _listen(self, scope: Scope) -> None:
-        """Raises ``Overloaded`` for an address that has failed too often."""
-        if self._failures.limited(address_of(scope.get("client"))):
+    def _accepted(self, scope: Scope, principal: Principal | None) -> Principal:
+        """Who presented something that opens; ``None``: it does not. Raises ``Unauthenticated``, ``Overloaded``, ``Unavailable``."""
+        if principal is not None:
+            if principal.key_id is not None and self._age_s() > MAX_AGE_S:
+                self._metrics.access_refused.labels("stale").inc()
+                raise Unavailable("this gateway is cut off from the log and cannot tell whether a key still stands")
+            return principal
+        address = address_of(scope.get("client"))
+        if self._failures.limited(address):
             self._metrics.access_refused.labels("limited").inc()
             raise Overloaded("too many failed attempts from this address", retry_after_s=5)
-
-    def _failed(self, scope: Scope) -> Unauthenticated:
-        self._failures.failed(address_of(scope.get("client")))
+        self._failures.failed(address)
         self._metrics.access_refused.labels("unknown").inc()
-        return Unauthenticated("these credentials are not accepted")
+        raise Unauthenticated("these credentials are not accepted")
 
     def _allow(self, principal: Principal, action: str, scope: Scope) -> None:
         if not principal.may(action):
@@ -265,7 +242,7 @@ class GuardedAccess:
     ) -> Principal | None:
         if first_message is not None:
             principal = await self._redeemed(scope, _ticket_in(first_message))
-        elif b"authorization" in _headers(scope):
+        elif b"authorization" in headers_of(scope):
             principal = await self._authenticated(scope)
         else:
             return None
@@ -273,11 +250,11 @@ class GuardedAccess:
         return principal
 
     async def _redeemed(self, scope: Scope, ticket: object) -> Principal:
-        self._listen(scope)
-        principal = await self._tickets.redeem(ticket)
-        if principal is None:
-            raise self._failed(scope)
-        return principal
+        return self._accepted(scope, await self._tickets.redeem(ticket))
+
+    def no_ticket(self, scope: Scope) -> None:
+        self._failures.failed(address_of(scope.get("client")))
+        self._metrics.access_refused.labels("missing").inc()
 
     def visible(self, principal: Principal) -> tuple[str, ...]:
         return subjects.visible(principal)
@@ -286,11 +263,14 @@ class GuardedAccess:
         return subjects.may_follow(principal, pattern)
 
     def watch(self, principal: Principal, on_end: OnEnd) -> Callable[[], None]:
-        return _Watch(principal, on_end, self._ring, self._clock).stop
+        return Watch(principal, on_end, self._ring, self._clock).stop
 
     async def key_reached(self, key_id: str, seq: int) -> None:
         if self._ring is not None:
             await self._ring.reached(key_id, seq)
+
+    def follows(self, age_s: Callable[[], float]) -> None:
+        self._age_s = age_s
 
     async def start(self) -> None:
         if self._ring is not None:
@@ -310,41 +290,3 @@ def _ticket_in(message: str | bytes) -> object:
     except orjson.JSONDecodeError:
         return None
     return sent.get("ticket") if isinstance(sent, dict) and sent.get("op") == "auth" else None
-
-
-class _Watch:
-    """One live connection: ends it once, when its credentials are over."""
-
-    def __init__(self, principal: Principal, on_end: OnEnd, ring: KeyRing | None, clock: Clock) -> None:
-        self._on_end: OnEnd | None = on_end
-        self._clock = clock
-        self._expires_at = principal.expires_at
-        self._timer: asyncio.TimerHandle | None = None
-        self._forget = _nothing
-        if principal.key_id is not None and ring is not None:
-            self._forget = ring.watch(principal.key_id, lambda: self._end("the key was revoked"))
-            if ring.standing(principal.key_id) is None:  # between the handshake and now
-                asyncio.get_running_loop().call_soon(self._end, "the key was revoked")
-        if self._expires_at is not None:
-            self._wait()
-
-    def stop(self) -> None:
-        """Watch no more."""
-        self._on_end = None
-        self._forget()
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _wait(self) -> None:
-        assert self._expires_at is not None
-        left = self._expires_at - self._clock.now().timestamp()
-        if left <= 0:
-            asyncio.get_running_loop().call_soon(self._end, "the credentials have expired")
-        else:
-            self._timer = asyncio.get_running_loop().call_later(min(left + 0.01, _LONGEST_WAIT_S), self._wait)
-
-    def _end(self, reason: str) -> None:
-        on_end = self._on_end
-        if on_end is not None:
-            self.stop()
-            on_end(UNAUTHENTICATED, reason)

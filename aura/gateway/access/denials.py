@@ -8,6 +8,7 @@ door must not be able to fill the log. At most :data:`MAX_OPEN` pairs of actor a
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 import structlog
@@ -25,6 +26,9 @@ MINUTE_S = 60.0
 #: How often what is over is looked for.
 SWEEP_S = 5.0
 MAX_OPEN = 1_000
+#: Events that are on their way at once, and how long a gateway that stops waits for all of them, in seconds.
+AT_ONCE = 64
+STOP_S = 2.0
 MAX_TARGET = 200
 
 
@@ -58,25 +62,42 @@ class Denials:
         self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
 
     async def stop(self) -> None:
-        """Record what is open and sweep no more. Safe twice."""
+        """Record what is open, within :data:`STOP_S`, and sweep no more. Safe twice."""
         task, self._sweeping = self._sweeping, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self.flush(everything=True)
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self.flush(everything=True)
+        except TimeoutError:
+            log.warning("denials.not_recorded", minutes=len(self._open))
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Record the minutes that are over, or all of them. What the log does not take now is tried again."""
+        """Record the minutes that are over, or all of them, :data:`AT_ONCE` at a time. What the log does not take now is tried again."""
         now = self._clock.monotonic_s()
-        for (actor, action), minute in list(self._open.items()):
-            if not everything and now - minute.since < MINUTE_S:
-                continue
-            del self._open[actor, action]
-            try:
-                await self._record(actor, action, minute)
-            except AuraError as error:
-                log.warning("denial.not_recorded", actor=actor, action=action, count=minute.count, code=error.code)
-                later = self._open.setdefault((actor, action), minute)
+        over = deque(pair for pair, minute in self._open.items() if everything or now - minute.since >= MINUTE_S)
+
+        async def record() -> None:
+            while over:
+                pair = over.popleft()
+                if (minute := self._open.pop(pair, None)) is not None:
+                    await self._keep(pair, minute)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(AT_ONCE, len(over))):
+                group.create_task(record())
+
+    async def _keep(self, pair: tuple[str, str], minute: _Minute) -> None:
+        recorded = False
+        try:
+            await self._record(*pair, minute)
+            recorded = True
+        except AuraError as error:
+            log.warning("denial.not_recorded", actor=pair[0], action=pair[1], count=minute.count, code=error.code)
+        finally:  # cancelled counts as not recorded: rather twice than not at all
+            if not recorded:
+                later = self._open.setdefault(pair, minute)
                 if later is not minute:
                     later.count += minute.count
 

@@ -1,7 +1,8 @@
-"""Addresses that fail to authenticate too often are no longer listened to for a while: a token bucket each.
+"""Who fails to authenticate too often, by address: a token bucket each.
 
-Only what is *unknown* is turned away: a key that stands and a token that was verified before still open, so nobody can lock out the
-others behind the same address. Forwarding headers are never believed. At most :data:`MAX_ADDRESSES` are remembered, the most recent.
+What counts is looked at first and counted afterwards: credentials that are good open whatever others at the same address did, so nobody can
+lock anybody out. (The director's configured key, which may be short, is the exception: ``director.py``.) Forwarding headers are never
+believed. At most :data:`MAX_ADDRESSES` are remembered, the most recent.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Failures:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def limited(self, address: str) -> bool:
-        """Whether the address has failed too often to be listened to now."""
+        """Whether the address has failed too often."""
         return self._refilled(address) < 1
 
     def failed(self, address: str) -> None:

@@ -3,7 +3,7 @@
 ::
 
     nothing yet ──fetch──▶ fresh (FRESH_S) ──older──▶ one fetch, meanwhile and if it fails the old keys serve ──STALE_S──▶ nothing
-    a ``kid`` that is not among them ──▶ at most one fetch per :data:`AGAIN_S`, whoever asks how often
+    a ``kid`` that is not among them ──▶ at most one fetch per :data:`AGAIN_S`, whoever asks how often; MAX_WAITING wait for it
 
 A fetch is bounded in time, size and number of keys, follows no redirect, and goes over TLS unless the issuer is on this machine. Only
 public signature keys are taken: a symmetric or private key in the set is ignored.
@@ -24,7 +24,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 from aura.clock import Clock
 from aura.config import is_loopback
-from aura.errors import ConfigError, Unavailable
+from aura.errors import ConfigError, Overloaded, Unavailable
 
 log = structlog.get_logger("aura.gateway")
 
@@ -34,6 +34,7 @@ AGAIN_S = 30.0
 FETCH_S = 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 64
+MAX_WAITING = 1_000
 MIN_RSA_BITS = 2_048
 
 PublicKey = RSAKey | ECKey | OKPKey
@@ -50,7 +51,8 @@ class KeySource(Protocol):
     """Where the verifier finds keys."""
 
     async def key(self, kid: str, alg: str) -> PublicKey | None:
-        """The key of that id, if it is one for that algorithm. Raises ``Unavailable`` when the issuer cannot be asked."""
+        """The key of that id, if it is one for that algorithm. Raises ``Unavailable`` when the issuer cannot be asked, ``Overloaded``
+        when too many wait for its answer (a key that is known waits for nobody)."""
 
 
 def check_url(name: str, url: str) -> str:
@@ -89,6 +91,7 @@ class RemoteKeys:
         self._fetched_at: float | None = None
         self._asked_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
+        self._waiting = 0
         self.fetches = 0
         """How often the issuer was asked."""
 
@@ -103,7 +106,7 @@ class RemoteKeys:
         """See :class:`KeySource`."""
         age = self._age(self._fetched_at)
         if age is None or age > STALE_S:
-            self._keys = {}
+            self._keys, self._fetched_at = {}, None
             await self._refresh()
         elif age > FRESH_S:
             self._start_refresh()
@@ -118,8 +121,15 @@ class RemoteKeys:
 
     async def _refresh(self) -> None:
         task = self._start_refresh()
-        if task is not None:
+        if task is None:
+            return
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded("too many tokens wait for the identity provider's keys", retry_after_s=1)
+        self._waiting += 1
+        try:
             await asyncio.shield(task)
+        finally:
+            self._waiting -= 1
 
     def _start_refresh(self) -> asyncio.Task[None] | None:
         """The fetch under way, or a new one if the last was long enough ago."""

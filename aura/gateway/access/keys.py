@@ -130,6 +130,7 @@ class KeyRing:
             # What cannot be read lets nobody in; and a key about which something unreadable was said is not trusted either.
             key_id = subjects.parse(recorded.subject).entity
             known = self._entries.get(key_id)
+            self._fold.spoil(recorded)
             log.error("access.key_unreadable", key_id=key_id, seq=recorded.seq, error=str(error))
             if known is None:
                 return

@@ -5,12 +5,14 @@ never a symmetric one with a public key as its secret); a header that brings or 
 or is critical in any way (``crit``); a ``kid`` that the issuer's set does not have; another issuer or audience; no ``exp``, or one that
 has passed; ``nbf`` or ``iat`` in the future. Clocks may differ by :data:`LEEWAY_S`.
 
-Roles and projects are claims, by configurable paths (``realm_access.roles``). A verified token is remembered until it expires, so a
-client's next request costs one SHA-256.
+Roles and projects are claims, by configurable paths (``realm_access.roles``); of projects the first 64 count, as many as a key may have.
+A verified token is remembered until it expires, so a client's next request costs one SHA-256. Others are verified in turn, one signature
+per round of the event loop: a flood of forged tokens makes a good one wait a little, and never costs it its answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -24,17 +26,16 @@ from joserfc import jws
 from joserfc.errors import JoseError
 
 from aura.clock import Clock
-from aura.domain.access_key import KEY_ID, ROLES
+from aura.domain.access_key import KEY_ID, MAX_PROJECTS, ROLES
 from aura.errors import Unauthenticated
 from aura.events.subjects import MAX_PROJECT
-from aura.gateway.access.jwks import KINDS, KeySource
+from aura.gateway.access.jwks import KINDS, KeySource, PublicKey
 from aura.gateway.access.principal import Principal
 
 MAX_TOKEN = 8 * 1024
 MAX_HEADER = 2 * 1024
 LEEWAY_S = 20.0
 REMEMBERED = 4_096
-MAX_PROJECTS = 1_000
 #: Headers that say where the key is, or change what the others mean. RFC 7515 §4.1, RFC 7797.
 _FORBIDDEN = frozenset({"jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit", "b64", "zip", "enc"})
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
@@ -60,6 +61,7 @@ class Oidc:
         self._keys = keys
         self._clock = clock
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
+        self._turn = asyncio.Lock()
 
     def known(self, token: str) -> Principal | None:
         """The principal of a token that was verified before and has not expired."""
@@ -83,6 +85,11 @@ class Oidc:
         key = await self._keys.key(kid, alg)
         if key is None:
             raise _unknown()
+        async with self._turn:
+            await asyncio.sleep(0)
+            return self._verified(token, key, alg)
+
+    def _verified(self, token: str, key: PublicKey, alg: str) -> Principal:
         try:
             signed = jws.deserialize_compact(token, key, algorithms=[alg])
         except (JoseError, ValueError, TypeError):
@@ -182,11 +189,13 @@ def _projects(claims: Mapping[str, Any], path: str | None) -> frozenset[int] | N
     listed = said if isinstance(said, list) else said.replace(",", " ").split() if isinstance(said, str) else [said]
     if "*" in listed:
         return None
-    found = set()
-    for one in listed[:MAX_PROJECTS]:
+    found: set[int] = set()
+    for one in listed:
         text = str(one) if isinstance(one, int | str) and not isinstance(one, bool) else ""
         if text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= MAX_PROJECT:
             found.add(int(text))
+        if len(found) == MAX_PROJECTS:
+            break
     return frozenset(found)
 
 

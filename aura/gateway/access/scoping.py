@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+from aura.commands.session_names import newest_started
 from aura.errors import Forbidden, NotFound
 from aura.events import subjects
 from aura.gateway.access.principal import Principal
@@ -31,7 +32,7 @@ class Projects(Protocol):
 
 
 class LoggedProjects:
-    """As the log has it: a job's head is usually in memory, so this costs nothing; a session is one read."""
+    """As the log has it: a job's head is usually in memory, so this costs nothing; a session is a short read."""
 
     def __init__(self, commands: Commands, store: EventStore) -> None:
         self._commands = commands
@@ -46,10 +47,11 @@ class LoggedProjects:
 
     async def of_session(self, session_id: str, own: Iterable[int]) -> int | None:
         """See :class:`Projects`."""
-        for project in (*own, "*"):
-            last = await self._store.last(f"aura.session.{project}.{session_id}.>")
-            if last is not None:
-                return subjects.parse(last.subject).project
+        mine = frozenset(own)
+        for sees in (mine.__contains__, lambda _project: True):
+            newest = await newest_started(self._store, session_id, sees)
+            if newest is not None:
+                return newest[0]
         return None
 
 

@@ -26,7 +26,10 @@ def visible(principal: Principal) -> tuple[str, ...]:
 
 def covers(wide: str, narrow: str) -> bool:
     """Whether every subject that ``narrow`` selects is selected by ``wide`` too."""
-    outer, inner = wide.split("."), narrow.split(".")
+    return _covers(wide.split("."), narrow.split("."))
+
+
+def _covers(outer: list[str], inner: list[str]) -> bool:
     for index, token in enumerate(outer):
         if token == ">":  # noqa: S105 - a token of a subject
             return len(inner) > index
@@ -35,7 +38,22 @@ def covers(wide: str, narrow: str) -> bool:
     return len(outer) == len(inner)
 
 
+class Within:
+    """Whether patterns lie within a set of them, which is taken apart once: a client may ask often."""
+
+    __slots__ = ("_allowed", "_everything")
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        self._everything = allowed == EVERYTHING
+        self._allowed = [pattern.split(".") for pattern in allowed]
+
+    def __call__(self, pattern: str) -> bool:
+        if self._everything:
+            return True
+        inner = pattern.split(".")
+        return any(_covers(outer, inner) for outer in self._allowed)
+
+
 def may_follow(principal: Principal, pattern: str) -> bool:
     """Whether a client's pattern lies within what is visible."""
-    allowed = visible(principal)
-    return allowed == EVERYTHING or any(covers(one, pattern) for one in allowed)
+    return Within(visible(principal))(pattern)

@@ -45,7 +45,7 @@ def _events(*kinds: str) -> tuple[str, ...]:
 
 _JOB = (*_events("job", "archive"), *shapes.RECORDS, "reset")
 _FEED = (*_ALL, *shapes.HEARTBEATS, "job.log", "reset")
-_TOLD = tuple(f"orchestrator.{name}" for name in shapes.ORCHESTRATOR)
+_TOLD = (*(f"orchestrator.{name}" for name in shapes.ORCHESTRATOR), "reset")
 _STUDIO = tuple(f"studio.{name}" for name in shapes.STUDIO)
 _NATIVE = ("aura.v1.frame", *(f"aura.v1.{name}" for name in shapes.NATIVE))
 _OPS = ("subscribe", "unsubscribe", "replay", "auth", "ping")

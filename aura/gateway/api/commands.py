@@ -24,6 +24,7 @@ from aura.gateway.access.scoping import asked_projects, check, check_project
 from aura.gateway.api import bodies, problems
 from aura.gateway.api.endpoint import Handler
 from aura.gateway.api.forms import BulkDryRun, Next
+from aura.gateway.api.waits import waited
 from aura.gateway.context import Gateway
 from aura.gateway.ports import JobFilter
 
@@ -118,29 +119,20 @@ async def submit(gateway: Gateway, request: Request) -> Response:
 
 
 async def next_job(gateway: Gateway, request: Request) -> Response:
-    """``POST /models/{name}/next``: waits for work, and stops waiting when the worker hangs up, so that nothing is
-    claimed for nobody."""
+    """``POST /models/{name}/next``: waits for work, and stops waiting when the worker hangs up or its key is
+    revoked, so that nothing is claimed for nobody."""
     model = subjects.check_name(request.path_params["name"], "model")
     asked = r.parse(Next, await arguments(gateway, request, text_field="worker_id"))
     caller = caller_of(gateway, request)
-    job = asyncio.ensure_future(gateway.ctx.next_job(model, asked.worker_id, asked.wait_s, asked.lease_ttl_s, caller))
-    gone = asyncio.ensure_future(_hung_up(request))
-    closing = asyncio.ensure_future(gateway.hub.closing.wait())
-    try:
-        await asyncio.wait({job, gone, closing}, return_when=asyncio.FIRST_COMPLETED)
-        if not job.done():
-            return Response(status_code=204)
-        answer = job.result()
-    finally:
-        for task in (job, gone, closing):
-            task.cancel()
-        await asyncio.gather(job, gone, closing, return_exceptions=True)
+
+    async def give_back(claimed: dict[str, Any] | None) -> None:
+        if claimed is not None:
+            mine = {"job_id": claimed["job_id"], "attempt": claimed["attempt"]}
+            await gateway.ctx.commands.call("release", mine, replace(caller, idempotency_key=None))
+
+    work = gateway.ctx.next_job(model, asked.worker_id, asked.wait_s, asked.lease_ttl_s, caller)
+    _, answer = await waited(gateway, request, work, give_back)
     return json(answer) if answer is not None else Response(status_code=204)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def bulk(gateway: Gateway, request: Request) -> Response:

@@ -25,6 +25,8 @@ from aura.log.store import Recorded
 CLOUDEVENTS = "application/cloudevents-batch+json"
 #: Events looked at for one answer to somebody who may not see all of them; ``Link`` goes on from there.
 MAX_LOOKED_AT = 20_000
+#: Most events asked of the log at once.
+BATCH = 1_000
 #: An answer ends (and ``Link`` goes on) after about so many bytes.
 MAX_BYTES = 8 * 1024 * 1024
 MEDIA = (accept.JSON, accept.NDJSON, CLOUDEVENTS, "application/cloudevents+json")
@@ -71,9 +73,9 @@ async def events(gateway: Gateway, request: Request) -> Response:
     subject, wanted = _allowed(gateway, request, asked.subject)
     found: list[Recorded] = []
     size = looked_at = next_seq = 0
-    window = gateway.ctx.store.read(
-        max(asked.from_, 1), to_seq=asked.to, subject=subject, batch=min(asked.limit + 1, 1_000)
-    )
+    # Of what is filtered here many may be looked at for one that is found: never in a request to the log for each.
+    batch = min(asked.limit + 1, BATCH) if wanted is None else BATCH
+    window = gateway.ctx.store.read(max(asked.from_, 1), to_seq=asked.to, subject=subject, batch=batch)
     async for recorded in _each(window):
         if len(found) == asked.limit or size > MAX_BYTES or looked_at == MAX_LOOKED_AT:
             next_seq = recorded.seq

@@ -190,7 +190,7 @@ _JOBS = (
     _get("/jobs/{job_id}/output", "job_output", output.output, "The job's output", "jobs",
          _ok("Output", a.TEXT, accept.TEXT, accept.NDJSON), query=forms.OutputQuery, errors=(404, 406), action="jobs.content"),
     _get("/jobs/{job_id}/logs", "job_logs", output.logs, "The job's log lines", "jobs",
-         _ok("Log lines", a.ANYTHING, accept.JSON, accept.NDJSON, accept.TEXT),
+         _ok("Log lines", {"type": "array", "items": {"type": "object"}}, accept.JSON, accept.NDJSON, accept.TEXT),
          query=forms.OutputQuery, errors=(404, 406), action="jobs.content"),
     _get("/jobs/{job_id}/result", "job_result", output.result, "What the job handed in", "jobs",
          _ok("Result", a.Result), errors=(404,), action="jobs.content"),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from aura.errors import AuraError
-from aura.gateway.api.commands import json
+from aura.gateway.api.commands import json, principal_of
 from aura.gateway.api.forms import VerboseQuery, query
 from aura.gateway.context import Gateway
 from aura.gateway.metrics import CONTENT_TYPE
@@ -79,7 +79,7 @@ async def version(gateway: Gateway, _request: Request) -> Response:
     return json({"version": gateway.ctx.version, "epoch": gateway.hub.epoch})
 
 
-async def metrics(gateway: Gateway, _request: Request) -> Response:
-    """``GET /metrics``: what this process counted, and what the read models say."""
-    state = await gateway.state_metrics.exposition()
+async def metrics(gateway: Gateway, request: Request) -> Response:
+    """``GET /metrics``: what this process counted, and what the read models say of all projects to whoever may know."""
+    state = await gateway.state_metrics.exposition() if principal_of(request).projects is None else b""
     return Response(gateway.ctx.metrics.exposition() + state, headers={"content-type": CONTENT_TYPE})

@@ -7,8 +7,9 @@
                   └ none heard within a moment: 503
 
 The session id makes it repeatable: the same request with it gets the same answer, however often and from whomever; another request is
-409. Waiting is by the log (a watch on the job), not by asking again and again. A client that goes away cancels nothing. What a failed
-workflow says is the session's sentence for users (``commands/session_end.py``), never an error text.
+409. Without one an ``Idempotency-Key`` makes it. Waiting is by the log (a watch on the job), not by asking again and again. A client
+that goes away cancels nothing. What a failed workflow says is the session's sentence for users (``commands/session_end.py``), never
+an error text.
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ from aura.commands.handler import Caller
 from aura.commands.heads import JobHead
 from aura.commands.results import reported
 from aura.domain import session as domain
-from aura.errors import Unavailable
+from aura.errors import Conflict, KeyReused, Unavailable
 from aura.events import subjects
 from aura.gateway.access.scoping import check_project
 from aura.gateway.api import problems
 from aura.gateway.api.commands import arguments, caller_of, json, principal_of
 from aura.gateway.api.forms import Project
+from aura.gateway.api.waits import waited
 from aura.gateway.context import Gateway
+from aura.ids import derived
 from aura.setting_values import AGENTS_MODEL
 
 MAX_WAIT_S = 120
 #: How long the answer to a closed job waits for its session's last event, so that a read at its ``seq`` sees both.
 SETTLE_S = 2.0
+#: Also who does not want to wait is told of a workflow that has ended: so long a look takes at most.
+LOOK_S = 0.25
 #: A worker counts as there if it was heard of within this time; a missing one is waited for a moment (it may just be starting).
 HEARD_S, MOMENT_S = 30.0, 5.0
 NOBODY = (
@@ -60,28 +65,23 @@ class RunWorkflow(r.Request):
 
 
 async def run(gateway: Gateway, request: Request) -> Response:
-    """``POST /run-workflow``. Raises ``InvalidRequest``, ``Conflict``, ``Forbidden``, ``Unavailable``."""
+    """``POST /run-workflow``. Raises ``InvalidRequest``, ``Conflict``, ``Forbidden``, ``Unauthenticated``, ``Unavailable``."""
     asked = r.parse(RunWorkflow, await arguments(gateway, request, text_field="strategy_description"))
     r.stored_json(asked.strategy_description, "strategy_description")
     check_project(principal_of(request), asked.project_id)
-    caller = replace(caller_of(gateway, request), idempotency_key=None)  # the session id is the key
-    answer = asyncio.ensure_future(_answer(gateway, asked, caller, request))
-    gone = asyncio.ensure_future(_hung_up(request))
-    closing = asyncio.ensure_future(gateway.hub.closing.wait())
-    try:
-        await asyncio.wait({answer, gone, closing}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise Unavailable("the gateway is stopping; ask again with the same session_id")
-        return answer.result()
-    finally:
-        for task in (answer, gone, closing):
-            task.cancel()
-        await asyncio.gather(answer, gone, closing, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    caller = caller_of(gateway, request)
+    key, caller = caller.idempotency_key, replace(caller, idempotency_key=None)  # the session id is the key
+    if asked.session_id is None and key is not None:
+        made = asked.model_copy(update={"session_id": derived("run-workflow", asked.project_id, caller.actor, key)})
+        try:
+            _, answer = await waited(gateway, request, _answer(gateway, made, caller, request))
+        except Conflict as error:
+            raise KeyReused("this Idempotency-Key was used with another request") from error
+    else:
+        _, answer = await waited(gateway, request, _answer(gateway, asked, caller, request))
+    if answer is None:
+        raise Unavailable("the gateway is stopping; ask again with the same session_id")
+    return answer
 
 
 async def _answer(gateway: Gateway, asked: RunWorkflow, caller: Caller, request: Request) -> Response:
@@ -100,7 +100,7 @@ async def _answer(gateway: Gateway, asked: RunWorkflow, caller: Caller, request:
     made = await asyncio.shield(asyncio.ensure_future(gateway.ctx.commands.call("run_workflow", params, caller)))
     where = {"session_id": session_id, "job_id": made["job_id"]}
     try:
-        async with asyncio.timeout(asked.wait_s):
+        async with asyncio.timeout(max(asked.wait_s, LOOK_S)):
             head, seq = await _ended(gateway, project, made["job_id"], session)
     except TimeoutError:
         return json({"status": "running", **where, "seq": made["seq"]}, 202, {"location": f"/sessions/{session_id}"})
@@ -109,9 +109,8 @@ async def _answer(gateway: Gateway, asked: RunWorkflow, caller: Caller, request:
         case domain.CompleteSession():
             details = (await reported(gateway.ctx.store, gateway.ctx.content, head)).details
             found = orjson.loads(details) if details is not None else {}
-            return json(
-                {**(found if isinstance(found, dict) else {"result": found}), "status": "success", **where, "seq": seq}
-            )
+            ours = {"status": "success", **where, "seq": seq}
+            return json(ours | (found if isinstance(found, dict) else {"result": found}) | ours)
         case domain.FailSession(error_code, message):
             return _problem(request, 502, "workflow_failed", message, error_code=error_code, seq=seq, **where)
         case _:

@@ -11,6 +11,7 @@ from aura.clock import Clock
 from aura.errors import Overloaded
 from aura.gateway.access.principal import ANONYMOUS, Principal
 from aura.gateway.limits import Limits
+from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.metrics import Metrics
 
 
@@ -25,14 +26,14 @@ class Bucket:
         self._per_s = per_s
         self._at = clock.monotonic_s()
 
-    def take(self) -> bool:
-        """Whether one more is within the rate."""
+    def take(self, n: int = 1) -> bool:
+        """Whether ``n`` more are within the rate."""
         now = self._clock.monotonic_s()
         self._left = min(self._burst, self._left + (now - self._at) * self._per_s)
         self._at = now
-        if self._left < 1:
+        if self._left < n:
             return False
-        self._left -= 1
+        self._left -= n
         return True
 
 
@@ -44,6 +45,7 @@ class Admission:
         self._most = limits.connections_per_user
         self._metrics = metrics
         self._of_user: dict[str, int] = {}
+        self.pending = Pending(limits, metrics)
 
     def arrive(self) -> None:
         """A client knocks. Raises ``Overloaded``."""
@@ -67,6 +69,48 @@ class Admission:
         self._of_user[actor] -= 1
         if not self._of_user[actor]:
             del self._of_user[actor]
+
+
+class Pending:
+    """Clients that were let in without credentials and have yet to send a ticket: few, and outside the hub's places.
+
+    One more than there is room for, of its address or of all, makes the one that has waited longest go (1013). A client of good faith
+    sends its ticket at once, so it is not the one; refusing the newcomer instead would let anybody keep an address's places taken.
+    """
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._most = limits.pending
+        self._most_of_one = limits.pending_per_address
+        self._metrics = metrics
+        self._waiting: dict[Outlet, str] = {}
+        self._by_address: dict[str, dict[Outlet, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, outlet: Outlet, address: str) -> None:
+        """Begin to wait."""
+        of_address = self._by_address.get(address, {})
+        if len(of_address) >= self._most_of_one:
+            self._push_out(next(iter(of_address)))
+        elif len(self._waiting) >= self._most:
+            self._push_out(next(iter(self._waiting)))
+        self._waiting[outlet] = address
+        self._by_address.setdefault(address, {})[outlet] = None
+
+    def leave(self, outlet: Outlet) -> None:
+        """Wait no more. Safe twice."""
+        address = self._waiting.pop(outlet, None)
+        if address is not None:
+            of_address = self._by_address[address]
+            del of_address[outlet]
+            if not of_address:
+                del self._by_address[address]
+
+    def _push_out(self, outlet: Outlet) -> None:
+        self.leave(outlet)
+        self._metrics.dropped.labels("no_ticket").inc()
+        outlet.end(Ending.TRY_LATER, "others wait too: send the ticket at once")
 
 
 def _nothing() -> None:

@@ -95,6 +95,7 @@ def of_job(gateway: Gateway, job_id: str, asked: JobLiveQuery) -> Prepare:
     async def prepare(visible: Visibility) -> Make:
         head = await gateway.ctx.commands.jobs.head(subjects.check_job_id(job_id))
         if not visible.job(head.project, job_id):
+            visible.refused(f"/ws/job/{job_id}")
             raise NotFound("job", job_id)
         return _listening(lambda outlet: follow_job(gateway, outlet, head.project, job_id, asked))
 

@@ -1,7 +1,7 @@
 """Carries out a feed: catch up from the ring or the log, then join the hub. The same for every kind of client.
 
-A client that catches up is never ahead of its own reading: the next page is written only when the last one has left.
-One that takes no byte for ``stall_s`` is too slow, like one that overflows its budget while live.
+A client that catches up is never ahead of its own reading: the next step is written only when the last one has left (``steps``). One
+that takes no byte for ``stall_s`` is too slow, like one that overflows its budget while live.
 
 Behind the ring there are two ways through the log. Pages (``LogPages``) are read once and shared, so a thousand clients that reconnect
 at once cost the log what one costs; a filtered read lets the log choose, so one job's history does not cost the history of all. A
@@ -10,7 +10,7 @@ client with one subject that is further behind than the pages that are kept take
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.context import Gateway
@@ -19,6 +19,7 @@ from aura.gateway.live.frames import Frame, native_messages, reset_note
 from aura.gateway.live.hub import Group, reset_bytes
 from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.settle import settled
+from aura.gateway.live.steps import Steps, pieces
 from aura.gateway.live.trie import selector
 
 
@@ -33,13 +34,24 @@ def wanted(frames: Sequence[Frame], patterns: tuple[str, ...]) -> Sequence[Frame
 class Catchup:
     """Writes history to one client, and remembers where it came from (``aura_live_resumes``)."""
 
-    def __init__(self, gateway: Gateway, outlet: Outlet) -> None:
+    def __init__(self, gateway: Gateway, outlet: Outlet, steps: Steps) -> None:
         self._gateway = gateway
         self._outlet = outlet
+        self._steps = steps
         self._source = ""
 
-    def write(self, frames: Iterable[Frame]) -> None:
-        """In the client's framing, in one piece."""
+    async def write(
+        self, frames: Sequence[Frame], reached: Callable[[int], object], due: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """In the client's framing, step by step as long as they are ``due``; ``reached`` is told each step's last sequence. ``False``: the
+        client is gone, or the rest was not due."""
+        for piece in pieces(frames, lambda frame: len(frame.ws), self._gateway.limits.page_bytes):
+            data = self._joined(piece)
+            if not await self._steps.write(data, len(piece), lambda: reached(piece[-1].seq), due):  # noqa: B023 - called at once
+                return False
+        return True
+
+    def _joined(self, frames: Sequence[Frame]) -> bytes:
         match self._outlet.wire:
             case "ws":
                 parts = [frame.ws for frame in frames]
@@ -47,10 +59,7 @@ class Catchup:
                 parts = [frame.sse for frame in frames]
             case "native":
                 parts = [frame.native for frame in frames]
-        if parts:
-            data = native_messages(parts) if self._outlet.wire == "native" else b"".join(parts)
-            self._outlet.write(data)
-            self._gateway.hub.wrote(len(parts), len(data))
+        return native_messages(parts) if self._outlet.wire == "native" else b"".join(parts)
 
     def came_from(self, source: str) -> None:
         """Another page of ``ring``, ``log`` or ``filtered``."""
@@ -81,10 +90,11 @@ async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns:
 
     Raises ``Unavailable`` when the log cannot be read.
     """
-    hub, limits, catchup = gateway.hub, gateway.limits, Catchup(gateway, outlet)
+    hub, limits = gateway.hub, gateway.limits
     if cursor.since is not None and cursor.epoch in (None, hub.epoch):
         await settled(gateway, cursor.since)
     feed = Feed(cursor, hub.view(), page_events=limits.page_events)
+    catchup = Catchup(gateway, outlet, Steps(gateway, outlet, lambda: f"since={feed.position}"))
     while not outlet.closed:
         match feed.next(hub.view()):
             case GoLive():
@@ -95,29 +105,23 @@ async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns:
                 outlet.write(reset_bytes(reset_note(hub.epoch, reason, seq), outlet.wire))
             case FromRing(after):
                 frames = hub.ring_after(after, limits.page_bytes)
-                catchup.write(wanted(frames, patterns))
-                feed.reached(frames[-1].seq)
                 catchup.came_from("ring")
+                if await catchup.write(wanted(frames, patterns), feed.reached):
+                    feed.reached(frames[-1].seq)
             case FromLog(from_seq, _) if catchup.is_far(from_seq, hub.view().ring_first, patterns):
-                await _filtered(gateway, outlet, feed, catchup, patterns[0], from_seq, hub.view().ring_first - 1)
+                await _filtered(gateway, feed, catchup, patterns[0], from_seq, hub.view().ring_first - 1)
             case FromLog(from_seq, to_seq):
-                catchup.write(await catchup.page(from_seq, to_seq, patterns))
-                feed.reached(to_seq)
-        if not await outlet.drained(limits.stall_s):
-            hub.slow(outlet, f"since={feed.position}")
+                if await catchup.write(await catchup.page(from_seq, to_seq, patterns), feed.reached):
+                    feed.reached(to_seq)
     return None
 
 
-async def _filtered(
-    gateway: Gateway, outlet: Outlet, feed: Feed, catchup: Catchup, pattern: str, from_seq: int, to_seq: int
-) -> None:
+async def _filtered(gateway: Gateway, feed: Feed, catchup: Catchup, pattern: str, from_seq: int, to_seq: int) -> None:
     """Let the log choose: one job's history must not cost the history of all."""
     catchup.came_from("filtered")
     async for batch in gateway.ctx.store.read(
         from_seq, to_seq=to_seq, subject=pattern, batch=gateway.limits.page_events
     ):
-        catchup.write([Frame(recorded) for recorded in batch])
-        feed.reached(batch[-1].seq)
-        if not await outlet.drained(gateway.limits.stall_s) or outlet.closed:
+        if not await catchup.write([Frame(recorded) for recorded in batch], feed.reached):
             return
     feed.reached(to_seq)

@@ -4,7 +4,7 @@
 Both kinds of live input are subscribed before history is read, so nothing falls in between: events after the head at
 that moment come from the hub, output is read from storage until a read finds nothing that came meanwhile. What is
 pushed live and lost shows by its ``i``, or when the tap compares with storage, and is read. Memory per client is
-bounded: while it catches up, live output is only a hint to read on.
+bounded: while it catches up, live output is only a hint to read on, and what was read is written in ``steps``.
 
 A cursor that cannot be honoured (of another log, or beyond an end) is a reset, and everything is told from the start: one job's
 feed is short, so nothing needs to be skipped. The feed does not end with the job: a closed job may be retried.
@@ -29,6 +29,7 @@ from aura.gateway.live.frames import Frame, Note, sse_event
 from aura.gateway.live.job_feed import JobFeed, Message
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.settle import settled
+from aura.gateway.live.steps import Steps, pieces
 from aura.gateway.live.taps import OutputFrame, shown
 
 log = structlog.get_logger("aura.gateway")
@@ -43,7 +44,8 @@ class _Left(Exception):
 class JobFollower:
     """One client that watches one job. :meth:`run` until the client leaves or the telling is over.
 
-    ``also`` are further subjects of the log whose events belong to the feed (a session's)."""
+    ``also`` are further subjects of the log whose events belong to the feed (a session's), ``steps`` what else catches up on the
+    connection."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class JobFollower:
         telling: Telling,
         start: Position = START,
         also: tuple[str, ...] = (),
+        steps: Steps | None = None,
     ) -> None:
         self._gateway = gateway
         self._outlet = outlet
@@ -66,60 +69,80 @@ class JobFollower:
         self.position = start
         """Where a client resumes that got everything told so far."""
         self._written = start
+        self._steps = steps or Steps(gateway, outlet, lambda: self._written.query)
         self._history: deque[Frame] = deque()
         self._early: list[Frame] | None = []
         """Live events that came while history was read."""
         self._wake = asyncio.Event()
-        self._pending: list[bytes] = []
+        self._pending: list[tuple[bytes, Position]] = []
+        self._pending_bytes = 0
         self._scheduled = False
+        self._behind = True
+        """Whether what is pending leaves in steps; else all of it with the next turn."""
+        self._failure: Exception | None = None
 
     async def run(self) -> None:
         """Catch up, then stay live. Returns when the outlet is closed or the telling over; cancel it when the client leaves. Raises
         ``Unavailable``."""
-        head = self._gateway.hub.head
-        unwatch = self._gateway.hub.watch(self._guards, self._on_event)
-        stop = None
+        unwatch = stop = None
         try:
-            stop = await self._gateway.taps.follow(self._project, self._job_id, self._on_output, self._on_missed)
-            await self._tell_history(head)
-            early, self._early = self._early or [], None
-            for frame in early:
-                self._event(frame)
-            await self._catch_up()
-            for told in self._telling.caught_up():
-                self._write(told)
+            async with self._steps.turns:
+                head = self._gateway.hub.head
+                unwatch = self._gateway.hub.watch(self._guards, self._on_event, self._failed)
+                stop = await self._gateway.taps.follow(self._project, self._job_id, self._on_output, self._on_missed)
+                await self._tell_history(head)
+                early, self._early = self._early or [], None
+                for frame in early:
+                    self._event(frame)
+                await self._catch_up()
+                for told in self._telling.caught_up():
+                    self._write(told)
+                await self._catch_up()
             while not self._outlet.closed and not self._telling.over:
                 await self._wake.wait()
                 self._wake.clear()
-                await self._catch_up()
+                if self._failure is not None:
+                    raise self._failure
+                if self._feed.wants_read:
+                    async with self._steps.turns:
+                        await self._catch_up()
+            self._behind = True
             await self._drained()
         except _Left:
             return
         finally:
-            unwatch()
+            if unwatch is not None:
+                unwatch()
             if stop is not None:
                 await stop()
 
     async def _tell_history(self, head: int) -> None:
         for guard in self._guards:
             async for batch in self._gateway.ctx.store.read(subject=guard, to_seq=head):
-                frames = [Frame(recorded) for recorded in batch]
-                if self._telling.by_time:
-                    self._history.extend(frames)
-                    continue
-                for frame in frames:
-                    self._event(frame)
-                await self._drained()
+                for recorded in batch:
+                    if self._telling.by_time:
+                        self._history.append(Frame(recorded))
+                    else:
+                        self._event(Frame(recorded))
+                        await self._room()
         self._history = deque(sorted(self._history, key=lambda frame: frame.seq))
         while self._history:
             if self._feed.wants_read:
                 await self._read()
             if self._history:
                 self._event(self._history.popleft())
+            await self._room()
 
     async def _catch_up(self) -> None:
-        while self._feed.wants_read and not self._outlet.closed:
-            await self._read()
+        """Until nothing is left to read, and what was read has left."""
+        self._behind = True
+        while self._feed.wants_read or self._pending:
+            while self._feed.wants_read and not self._outlet.closed:
+                await self._read()
+            await self._drained()
+        if self._outlet.closed:
+            raise _Left
+        self._behind = False  # no await since the last look
 
     async def _read(self) -> None:
         start, attempts = self._feed.begin_read()
@@ -131,6 +154,7 @@ class JobFollower:
                         self._event(self._history.popleft())
                     if message.records:
                         self._show(self._feed.stored(shown(self._job_id, self._project, message)))
+                    await self._room()
                 await self._drained()
         except Unavailable as error:
             log.warning("job_feed.read_failed", job_id=self._job_id, error=error.detail)
@@ -141,17 +165,29 @@ class JobFollower:
 
     def _on_event(self, frame: Frame) -> None:
         if self._early is not None:
-            self._early.append(frame)
+            (self._history if self._telling.by_time else self._early).append(frame)
         else:
             self._event(frame)
             self._wake_if_needed()
 
     def _on_output(self, message: Message[OutputFrame]) -> None:
-        self._show(self._feed.live(message))
+        if self._behind:
+            self._feed.missed()
+            return
+        try:
+            self._show(self._feed.live(message))
+        except Exception as error:
+            self._failed(error)
+            raise
         self._wake_if_needed()
 
     def _on_missed(self) -> None:
         self._feed.missed()
+        self._wake.set()
+
+    def _failed(self, error: Exception) -> None:
+        """What was live cannot be told: this feed ends, explicitly."""
+        self._failure = error
         self._wake.set()
 
     def _event(self, frame: Frame) -> None:
@@ -178,34 +214,52 @@ class JobFollower:
 
     def _write(self, told: bytes) -> None:
         if told:
-            self._pending.append(told)
-            if not self._scheduled:
+            self._pending.append((told, self.position))
+            self._pending_bytes += len(told)
+            if not self._behind and not self._scheduled:
                 self._scheduled = True
                 asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
+        """Live: all that is pending, at once."""
         self._scheduled = False
-        pending, self._pending = self._pending, []
-        if not pending or self._outlet.closed:
+        if not self._pending or self._behind or self._outlet.closed:
             return
         if self._outlet.buffered() > self._gateway.limits.outbound_bytes:
             self._too_slow()
-        else:
-            data = self._telling.join(pending)
-            self._outlet.write(data)
-            self._written = self.position
-            self._gateway.hub.wrote(len(pending), len(data))
+            return
+        pending = self._take()
+        data = self._telling.join([told for told, _ in pending])
+        self._outlet.write(data)
+        self._written = self.position
+        self._gateway.hub.wrote(len(pending), len(data))
+
+    def _take(self) -> list[tuple[bytes, Position]]:
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        return pending
+
+    async def _room(self) -> None:
+        """Hold no more than a step."""
+        if self._pending_bytes >= self._gateway.limits.page_bytes:
+            await self._drained()
 
     async def _drained(self) -> None:
-        """Write what is pending and wait until it has left: history is never faster than its reader."""
-        self._flush()
-        if not await self._outlet.drained(self._gateway.limits.stall_s):
-            self._too_slow()
+        """Write what is pending, a step at a time, each when the last one has left: history is never faster than its reader."""
+        for piece in pieces(self._take(), lambda one: len(one[0]), self._gateway.limits.page_bytes):
+            data = self._telling.join([told for told, _ in piece])
+            await self._steps.write(data, len(piece), lambda: self._reached(piece[-1][1]))  # noqa: B023 - called at once
+            if self._outlet.closed:
+                break
         if self._outlet.closed:
             raise _Left
+        if self._failure is not None:
+            raise self._failure
+
+    def _reached(self, position: Position) -> None:
+        self._written = position
 
     def _too_slow(self) -> None:
-        self._gateway.hub.slow(self._outlet, self._written.query)
+        self._steps.slow()
         self._wake.set()
 
 

@@ -11,8 +11,8 @@ While it walks, a connection is in no group: what is committed meanwhile waits i
 subscription is owed. Joining happens in the same turn as the last check (``hub`` says why that leaves no gap).
 
 Failure cases: a log that cannot be read ends the connection with 1001 (it resumes by its cursor); a client that takes nothing is
-closed with 4408 and ``since=<seq>``, after which every subscription must resume; a subscription that is refused gets an ``error`` and
-changes nothing.
+closed with 4408 and ``since=<seq>``, after which every subscription of the log must resume, whichever subscription or replay it was too
+slow for; a subscription that is refused gets an ``error`` and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ import structlog
 
 from aura.errors import AuraError, InvalidRequest
 from aura.gateway.context import Gateway
+from aura.gateway.live.admission import Bucket
 from aura.gateway.live.dialects import native
 from aura.gateway.live.feed import FromLog, FromRing, GoLive
 from aura.gateway.live.follow import Catchup, wanted
 from aura.gateway.live.frames import Frame, native_messages
 from aura.gateway.live.hub import Group
-from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.output_subscription import follow_output
 from aura.gateway.live.replay import play
 from aura.gateway.live.settle import settled
+from aura.gateway.live.steps import Steps
 from aura.gateway.live.subscriptions import Subscription, Subscriptions, log_patterns
 from aura.gateway.live.times import seq_at
 from aura.gateway.live.visibility import Visibility
@@ -52,18 +54,27 @@ class NativeClient:
         self._visible = visible
         limits = gateway.limits
         self._subscriptions = Subscriptions(most=limits.subscriptions, page_events=limits.page_events)
+        self._operations = Bucket(gateway.ctx.clock, limits.operations_burst, limits.operations_per_s)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Replays and output subscriptions by id."""
         self._replays: set[str] = set()
         self._group: Group | None = None
         self._wake = asyncio.Event()
-        self._catchup = Catchup(gateway, outlet)
+        self._steps = Steps(gateway, outlet, self._resume)
+        self._catchup = Catchup(gateway, outlet, self._steps)
+        self._changes = 0
+        """How often the subscriptions have changed."""
 
     # --- what the client says
 
     async def receive(self, message: str | bytes) -> None:
-        """Carry out one message, in order. Never raises for what a client says."""
-        for op in native.parse(message):
+        """Carry out one message, in order. Never raises for what a client says; one that says too much is closed (1008)."""
+        ops = native.parse(message)
+        if not self._operations.take(len(ops)):
+            self._gateway.ctx.metrics.dropped.labels("too_many_messages").inc()
+            self._outlet.end(Ending.POLICY, "too many operations")
+            return
+        for op in ops:
             if isinstance(op, native.Refusal):
                 self._say(native.error(op.id, op.code, op.detail))
                 continue
@@ -97,7 +108,7 @@ class NativeClient:
                 self._subscriptions.add_live_only(op.id, (op.subject,))
                 self._say(native.subscribed(op.id, self._gateway.hub.head, True))
             case "output":
-                start = follow_output(self._gateway, self._outlet, self._visible, op)
+                start = follow_output(self._gateway, self._outlet, self._steps, self._visible, op)
                 self._begin(op.id, await start)
             case "log":
                 await self._subscribe_to_log(op)
@@ -143,7 +154,7 @@ class NativeClient:
         if native.target_of(op.subject).kind != "log":
             raise InvalidRequest("only the log can be replayed", field="subject")
         patterns = self._patterns(op.subject)
-        playing = await play(self._gateway, self._outlet, patterns, op)
+        playing = await play(self._gateway, self._outlet, self._steps, patterns, op)
         self._replays.add(op.id)
         self._begin(op.id, playing)
 
@@ -173,7 +184,7 @@ class NativeClient:
     def _say(self, message: bytes) -> None:
         """A word of the protocol. A client that only asks and never reads is closed like one that never reads."""
         if self._outlet.buffered() > self._gateway.limits.outbound_bytes:
-            self._gateway.hub.slow(self._outlet, self._resume())
+            self._steps.slow()
         else:
             self._outlet.write(native_messages([message]))
 
@@ -212,33 +223,42 @@ class NativeClient:
                     if stop is not None:
                         frames = frames[: max(stop - after, 0)]
                     self._catchup.came_from("ring")
-                    self._write(served, frames, frames[-1].seq)
+                    await self._write(served, frames, frames[-1].seq, self._changes)
                 case FromLog(from_seq, to_seq):
                     await self._from_log(served, from_seq, to_seq)
-            if not await self._outlet.drained(self._gateway.limits.stall_s):
-                hub.slow(self._outlet, self._resume())
 
     async def _from_log(self, served: tuple[Subscription, ...], from_seq: int, to_seq: int) -> None:
         patterns = _patterns_of(served)
         last, stop = self._gateway.hub.view().ring_first - 1, self._subscriptions.stop_at()
         last = last if stop is None else min(last, stop)
+        changes = self._changes
         if not self._catchup.is_far(from_seq, last, patterns):
-            self._write(served, await self._catchup.page(from_seq, to_seq, patterns), to_seq)
+            await self._write(served, await self._catchup.page(from_seq, to_seq, patterns), to_seq, changes)
             return
         self._catchup.came_from("filtered")
         limits = self._gateway.limits
         reading = self._gateway.ctx.store.read(from_seq, to_seq=last, subject=patterns[0], batch=limits.page_events)
         async for batch in reading:
-            self._write(served, [Frame(recorded) for recorded in batch], batch[-1].seq)
-            if not await self._outlet.drained(limits.stall_s) or not self._subscriptions.still(served):
+            if not await self._write(served, [Frame(recorded) for recorded in batch], batch[-1].seq, changes):
                 return
-        self._subscriptions.reached(served, last)
+        if self._changes == changes:
+            self._subscriptions.reached(served, last)
 
-    def _write(self, served: tuple[Subscription, ...], frames: Sequence[Frame], to_seq: int) -> None:
-        still = self._subscriptions.still(served)
-        if still:
-            self._catchup.write(wanted(frames, _patterns_of(still)))
-        self._subscriptions.reached(served, to_seq)
+    async def _write(
+        self, served: tuple[Subscription, ...], frames: Sequence[Frame], to_seq: int, changes: int
+    ) -> bool:
+        """``False``: the client is gone, or the subscriptions have changed since ``changes``. Then what was read is not written: one that
+        begins further back would take it for its own, and never get what lies before. The walk goes on from where it is."""
+
+        def due() -> bool:
+            return self._changes == changes
+
+        selected = wanted(frames, _patterns_of(served))
+        if not await self._catchup.write(selected, lambda seq: self._subscriptions.reached(served, seq), due):
+            return False
+        if due():
+            self._subscriptions.reached(served, to_seq)
+        return due()
 
     def _join(self) -> None:
         hub = self._gateway.hub
@@ -251,6 +271,7 @@ class NativeClient:
 
     def _reshape(self) -> None:
         """The subscriptions are about to change: leave the hub, walk again."""
+        self._changes += 1
         self._leave()
         self._wake.set()
 

@@ -1,7 +1,7 @@
 """Carries out the orchestrator dialect for one client: wait for the session, tell it from the start, say how it ended, close with 1000.
 
-A session that nobody has started yet is waited for, as long as the client stays. Which project's it is (names are unique per project
-only) is decided by the first ``session.started`` that the client may follow.
+Which project's session it is (names are unique per project only) is decided as everywhere: the one that was started last of those that
+the client may follow. One that nobody has started yet is waited for, as long as the client stays.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import structlog
 
 from aura.clock import rfc3339
 from aura.commands.results import reported
+from aura.commands.session_names import newest_started, project_of
 from aura.errors import AuraError
 from aura.events import subjects
 from aura.gateway.api.forms import SessionLiveQuery
@@ -63,20 +64,20 @@ async def _started(gateway: Gateway, session_id: str, project: int | None, visib
     pattern = f"aura.session.{'*' if project is None else project}.{session_id}.started"
     found: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
 
-    def look(subject: str, body: bytes) -> None:
-        of_project = int(subject.split(".")[2])
-        job_id = _job_of(body)
-        if not found.done() and job_id is not None and visible.session(of_project, session_id):
-            found.set_result((of_project, job_id))
+    def sees(of_project: int) -> bool:
+        return project in (None, of_project) and visible.session(of_project, session_id)
 
     def live(frame: Frame) -> None:
-        look(frame.subject, frame.text)
+        of_project, job_id = project_of(frame.subject), _job_of(frame.text)
+        if not found.done() and of_project is not None and job_id is not None and sees(of_project):
+            found.set_result((of_project, job_id))
 
     unwatch = gateway.hub.watch((pattern,), live)
     try:
-        async for batch in gateway.ctx.store.read(subject=pattern):
-            for recorded in batch:
-                look(recorded.subject, recorded.body)
+        newest = await newest_started(gateway.ctx.store, session_id, sees)
+        job_id = _job_of(newest[1].body) if newest is not None else None
+        if newest is not None and job_id is not None:
+            return newest[0], job_id
         return await found
     finally:
         unwatch()

@@ -17,9 +17,9 @@ Invariants
   from (G12); what the others share with it is a reference, never a copy.
 * Everything runs in the event loop's thread; nothing here awaits except :meth:`caught_up`.
 
-Failure cases: the tail reports a log that is not ours any more (:meth:`lost`): clients get a reset and 1001,
-``/ready`` says so and nothing is delivered afterwards. Before :meth:`begin`, and after :meth:`lost` or :meth:`close`,
-connecting is refused (503).
+Failure cases: a watcher that raises is the only one that ends, and is told so (:meth:`watch`). The tail reports a log that is not ours
+any more (:meth:`lost`): clients get a reset and 1001, ``/ready`` says so and nothing is delivered afterwards. Before
+:meth:`begin`, and after :meth:`lost` or :meth:`close`, connecting is refused (503).
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ EVERYTHING = (*LOG_SUBJECTS, "aura.output.>", "health.aura.>")
 
 _STARTING = "starting"
 Watcher = Callable[[Frame], None]
+#: Told what its watcher raised.
+Failed = Callable[[Exception], None]
 
 
 _TAKE: dict[Wire, Callable[[Frame], bytes]] = {
@@ -79,11 +81,12 @@ class Group:
 
 
 class _Watch:
-    __slots__ = ("callback", "patterns")
+    __slots__ = ("callback", "failed", "patterns")
 
-    def __init__(self, patterns: tuple[str, ...], callback: Watcher) -> None:
+    def __init__(self, patterns: tuple[str, ...], callback: Watcher, failed: Failed | None) -> None:
         self.patterns = patterns
         self.callback = callback
+        self.failed = failed
 
 
 class Hub:
@@ -134,7 +137,7 @@ class Hub:
                     target.pending.append(target.take(frame))
                     self._dirty[target] = None
                 else:
-                    target.callback(frame)
+                    self._call(target, frame)
         self._oldest_ns = self._oldest_ns or batch[0].stored_at_ns
         self._metrics.events.inc(len(batch))
         self._metrics.lag.observe(max(0.0, self._clock.now().timestamp() - batch[0].stored_at_ns / 1e9))
@@ -242,7 +245,9 @@ class Hub:
     def leave(self, group: Group, outlet: Outlet) -> None:
         """Deliver no more. Safe twice."""
         group.members.pop(outlet, None)
-        if not group.members and self._groups.pop((group.patterns, group.wire), None) is not None:
+        key = (group.patterns, group.wire)
+        if not group.members and self._groups.get(key) is group:
+            del self._groups[key]
             for pattern in group.patterns:
                 self._trie.remove(pattern, group)
             self._dirty.pop(group, None)
@@ -253,17 +258,27 @@ class Hub:
         self.leave(group, outlet)
         return self.head
 
-    def watch(self, patterns: Iterable[str], callback: Watcher) -> Callable[[], None]:
-        """Call ``callback`` with every matching frame after the current head. Returns how to stop."""
-        watch = _Watch(tuple(patterns), callback)
+    def watch(self, patterns: Iterable[str], callback: Watcher, failed: Failed | None = None) -> Callable[[], None]:
+        """Call ``callback`` with every matching frame after the current head. Returns how to stop.
+
+        One that raises is not called again; ``failed``, which must not raise, is told. All others go on."""
+        watch = _Watch(tuple(patterns), callback, failed)
         for pattern in watch.patterns:
             self._trie.insert(pattern, watch)
+        return lambda: self._unwatch(watch)
 
-        def stop() -> None:
-            for pattern in watch.patterns:
-                self._trie.remove(pattern, watch)
+    def _unwatch(self, watch: _Watch) -> None:
+        for pattern in watch.patterns:
+            self._trie.remove(pattern, watch)
 
-        return stop
+    def _call(self, watch: _Watch, frame: Frame) -> None:
+        try:
+            watch.callback(frame)
+        except Exception as error:  # one watcher's bug, or an event that nobody foresaw, is not the end of the feed
+            log.exception("hub.watcher_failed", seq=frame.seq, subject=frame.subject)
+            self._unwatch(watch)
+            if watch.failed is not None:
+                watch.failed(error)
 
     def slow(self, outlet: Outlet, resume: str) -> None:
         """Close a client that does not keep up; ``resume`` is the query to connect with again."""

@@ -3,7 +3,7 @@
 Events come from the hub in order and are translated in order by one task, because a stage's event must look up its job's subject (kept for
 the newest jobs, else read from the log). Messages go back through the hub as notes on ``studio.<project>``; a client's group has the
 projects it may see. If the log does not answer for so long that :data:`MAX_WAITING` events pile up, clients are told ``reset`` (ask the
-API again): never a silent hole (G11), and bounded (G12).
+API again): never a silent hole (G11), and bounded (G12). So they are for an event that cannot be translated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import orjson
 import structlog
 
-from aura.errors import AuraError
 from aura.events import subjects
 from aura.events.subjects import OutputKind
 from aura.gateway.live.dialects import studio
@@ -100,8 +99,11 @@ class StudioRelay:
         if self._waiting.qsize() > MAX_WAITING:
             while not self._waiting.empty():
                 self._waiting.get_nowait()
-            reason = {"reason": "too much happened at once: ask again", "epoch": self._hub.epoch, "seq": frame.seq}
-            self._hub.note(_ALL, Note(orjson.dumps({"type": "reset", "payload": reason}), b"reset"))
+            self._reset("too much happened at once: ask again", frame.seq)
+
+    def _reset(self, reason: str, seq: int) -> None:
+        payload = {"reason": reason, "epoch": self._hub.epoch, "seq": seq}
+        self._hub.note(_ALL, Note(orjson.dumps({"type": "reset", "payload": payload}), b"reset"))
 
     def _on_record(self, job_id: str, project: int, message: OutputMessage) -> None:
         for record in message.records:
@@ -114,11 +116,12 @@ class StudioRelay:
             frame = await waiting.get()
             try:
                 await self._translate(frame)
-            except (AuraError, ValueError) as error:
-                log.warning("studio.event_lost", seq=frame.seq, error=type(error).__name__)
+            except Exception:  # the log does not answer, or nobody foresaw such an event: the next one may be well
+                log.exception("studio.event_lost", seq=frame.seq)
+                self._reset("an event could not be told: ask again", frame.seq)
 
     async def _translate(self, frame: Frame) -> None:
-        flat: dict[str, Any] = orjson.loads(frame.text)
+        flat: Any = orjson.loads(frame.text)
         project, job_id = int(frame.subject.split(".")[2]), frame.subject.split(".")[3]
         if flat.get("type") == "job.created":
             self._remember(job_id, flat.get("subject"))

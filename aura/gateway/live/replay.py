@@ -2,7 +2,7 @@
 
 The event at the window's start is sent at once; each next one when as much time has passed as lay between their store times, divided
 by ``speed``. A pause is never longer than :data:`MAX_PAUSE_S`, so an idle night is over soon. Bounded (G12): one page of the log is held
-at a time, pages are shared with everybody else, and the next one is read only when the last one has left.
+at a time, pages are shared with everybody else, and what is due is written in ``steps``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aura.gateway.live.dialects import native
 from aura.gateway.live.follow import wanted
 from aura.gateway.live.frames import Frame, native_messages
 from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.steps import Steps
 from aura.gateway.live.times import seq_at
 
 MAX_PAUSE_S = 5.0
@@ -24,7 +25,7 @@ _TOGETHER_S = 0.005
 
 
 async def play(
-    gateway: Gateway, outlet: Outlet, patterns: tuple[str, ...], op: native.Replay
+    gateway: Gateway, outlet: Outlet, steps: Steps, patterns: tuple[str, ...], op: native.Replay
 ) -> Callable[[], Awaitable[None]]:
     """Check the window and say ``subscribed`` (or ``reset``); returns the playing. Raises ``InvalidRequest``, ``Unavailable``."""
     view = gateway.hub.view()
@@ -47,7 +48,7 @@ async def play(
         gateway.ctx.metrics.resets.inc()
         outlet.write(native_messages([native.reset(op.id, view.epoch, reason, view.head)]))
         first = last + 1
-    return _Player(gateway, outlet, patterns, op, max(first, view.first), min(last, view.head)).run
+    return _Player(gateway, outlet, steps, patterns, op, max(first, view.first), min(last, view.head)).run
 
 
 async def _first(gateway: Gateway, origin: native.From) -> int:
@@ -61,10 +62,18 @@ async def _first(gateway: Gateway, origin: native.From) -> int:
 
 class _Player:
     def __init__(
-        self, gateway: Gateway, outlet: Outlet, patterns: tuple[str, ...], op: native.Replay, first: int, last: int
+        self,
+        gateway: Gateway,
+        outlet: Outlet,
+        steps: Steps,
+        patterns: tuple[str, ...],
+        op: native.Replay,
+        first: int,
+        last: int,
     ) -> None:
         self._gateway = gateway
         self._outlet = outlet
+        self._steps = steps
         self._patterns = patterns
         self._op = op
         self._first = first
@@ -72,6 +81,7 @@ class _Player:
         self._due_s = 0.0
         self._before_ns = 0
         self._pending: list[bytes] = []
+        self._pending_bytes = 0
 
     async def run(self) -> None:
         clock, page_events = self._gateway.ctx.clock, self._gateway.limits.page_events
@@ -83,10 +93,11 @@ class _Player:
                 if wait_s > _TOGETHER_S:
                     await self._flush()
                     await asyncio.sleep(wait_s)
-                self._pending.append(native.named(self._op.id, frame.native))
+                if not await self._tell(native.named(self._op.id, frame.native)):
+                    return
             await self._flush()
             at = end + 1
-        self._pending.append(native.marker("replayed", self._op.id, max(self._last, 0)))
+        await self._tell(native.marker("replayed", self._op.id, max(self._last, 0)))
         await self._flush()
 
     def _due(self, frame: Frame) -> float:
@@ -97,11 +108,15 @@ class _Player:
         self._before_ns = frame.stored_at_ns
         return self._due_s
 
-    async def _flush(self) -> None:
-        pending, self._pending = self._pending, []
-        if pending and not self._outlet.closed:
-            data = native_messages(pending)
-            self._outlet.write(data)
-            self._gateway.hub.wrote(len(pending), len(data))
-        if not await self._outlet.drained(self._gateway.limits.stall_s):
-            self._gateway.hub.slow(self._outlet, "replay")
+    async def _tell(self, message: bytes) -> bool:
+        """``False``: the client is gone."""
+        full = self._pending_bytes + len(message) > self._gateway.limits.page_bytes
+        if full and not await self._flush():
+            return False
+        self._pending.append(message)
+        self._pending_bytes += len(message)
+        return True
+
+    async def _flush(self) -> bool:
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        return not pending or await self._steps.write(native_messages(pending), len(pending), lambda: None)

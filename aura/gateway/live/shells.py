@@ -1,8 +1,9 @@
 """WebSocket and SSE endpoints: thin shells that parse the query, find out who asks, make an outlet, and let ``clients`` do the rest.
 
 A handshake or request that cannot be honoured is answered with a problem before anything is upgraded. Where there is access control and
-a handshake brings no ``Authorization``, the first message must bring a ticket within ``auth_s``; what is refused after the upgrade is a
-close code (4401, 4403, 1008). What a client sends on a read-only socket is ignored; too many messages are 1008 on every socket.
+a handshake brings no ``Authorization``, the first message must bring a ticket within ``auth_s``; until then the client is ``pending``,
+which takes none of the hub's places. What is refused after the upgrade is a close code: 4401, 4403, 1013 where another try may succeed
+(429 and 503), else 1008. What a client sends on a read-only socket is ignored; too many messages are 1008 on every socket.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from aura.errors import AuraError, Forbidden, InvalidRequest, Unauthenticated, Unavailable
+from aura.gateway.access.failures import address_of
 from aura.gateway.access.principal import Principal
 from aura.gateway.api import problems
 from aura.gateway.api.forms import JobLiveQuery, LiveQuery, NoQuery, SessionLiveQuery, query
@@ -53,8 +55,8 @@ def _refuse(outlet: Outlet, error: AuraError) -> None:
             outlet.end(Ending.UNAUTHENTICATED, error.detail)
         case Forbidden():
             outlet.end(Ending.FORBIDDEN, error.detail)
-        case Unavailable() if error.http_status == 503:
-            outlet.end(Ending.GOING_AWAY, error.detail)
+        case Unavailable():
+            outlet.end(Ending.TRY_LATER, error.detail)
         case _:
             outlet.end(Ending.POLICY, error.detail)
 
@@ -80,14 +82,11 @@ class _Socket:
         await self._receive()  # websocket.connect
         principal = await gateway.access.admit(self._scope, None)
         if principal is None:
-            gateway.hub.admit(outlet, dialect)
-            try:
-                await self._accept(subprotocol)
-                principal = await self._ticket()
-                if principal is not None:
-                    await self._serve_late(prepare, principal)
-            finally:
-                gateway.hub.dismiss(outlet)
+            if gateway.hub.failure is not None:
+                raise Unavailable(f"live feeds are not available: {gateway.hub.failure}")
+            principal = await self._ticket(subprotocol)
+            if principal is not None:
+                await self._serve_late(dialect, prepare, principal)
             return
         leave = gateway.admission.enter(principal)
         try:
@@ -99,15 +98,17 @@ class _Socket:
             gateway.hub.dismiss(outlet)
             leave()
 
-    async def _serve_late(self, prepare: Prepare, principal: Principal) -> None:
+    async def _serve_late(self, dialect: str, prepare: Prepare, principal: Principal) -> None:
         leave = None
         try:
             leave = self._gateway.admission.enter(principal)
+            self._gateway.hub.admit(self._outlet, dialect)
             make = await prepare(Visibility(self._gateway.access, principal))
             await self._converse(make(self._outlet), principal)
         except AuraError as error:
             _refuse(self._outlet, error)
         finally:
+            self._gateway.hub.dismiss(self._outlet)
             if leave is not None:
                 leave()
 
@@ -115,18 +116,24 @@ class _Socket:
         headers = [(b"aura-epoch", self._gateway.hub.epoch.encode())]
         await self._send({"type": "websocket.accept", "headers": headers, "subprotocol": subprotocol})
 
-    async def _ticket(self) -> Principal | None:
-        """The principal of the first message; ``None`` when the client was closed or left."""
+    async def _ticket(self, subprotocol: str | None) -> Principal | None:
+        """Accept, and the principal of the first message; ``None`` when the client was closed or left."""
+        access, pending = self._gateway.access, self._gateway.admission.pending
+        await self._accept(subprotocol)
+        pending.enter(self._outlet, address_of(self._scope.get("client")))
         try:
             async with asyncio.timeout(self._gateway.limits.auth_s):
                 message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return None
-            return await self._gateway.access.admit(self._scope, _said(message))
+            return await access.admit(self._scope, _said(message))
         except TimeoutError:
+            access.no_ticket(self._scope)
             self._outlet.end(Ending.UNAUTHENTICATED, "the first message must bring a ticket")
         except AuraError as error:
             _refuse(self._outlet, error)
+        finally:
+            pending.leave(self._outlet)
         return None
 
     async def _converse(self, client: Client, principal: Principal) -> None:

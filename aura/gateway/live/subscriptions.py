@@ -8,6 +8,8 @@ The shared frame of ``aura.v1`` names no subscription, so a connection is a sing
                                          ▲
     a subscription comes or goes ── leave the hub (all that were live are now at the head) ──┘
 
+What was being read when a subscription came or went is not written: the walk goes on from where all of them are now.
+
 Invariants (``tests/properties/test_subscriptions.py``, under every interleaving)
 
 * Between its start and the end of the walk, every subscription gets each matching event exactly once and in order (G11), whatever

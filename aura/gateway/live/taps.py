@@ -191,7 +191,10 @@ class OutputTaps:
             tap.newest, tap.heard = max(tap.newest, message.seq), True
             built = shown(job_id, project, message)
             for follower in list(tap.followers):
-                follower(built)
+                try:
+                    follower(built)
+                except Exception:  # the others' output must go on
+                    log.exception("output.follower_failed", job_id=job_id, cursor=message.seq)
 
     async def follow_all(self, kind: OutputKind, sink: OutputSink) -> Stop:
         """Somebody wants everybody's records of a kind. ``sink`` gets whole messages."""
@@ -221,7 +224,10 @@ class OutputTaps:
 
     def _on_any(self, found: _Everybody, job_id: str, project: int, message: OutputMessage) -> None:
         for sink in list(found.sinks):
-            sink(job_id, project, message)
+            try:
+                sink(job_id, project, message)
+            except Exception:  # a record that nobody foresaw; live only, so there is nothing to make up for
+                log.exception("output.sink_failed", job_id=job_id, cursor=message.seq)
 
     async def follow_logs(self) -> Stop:
         """Somebody wants everybody's log lines, as notes of the hub."""

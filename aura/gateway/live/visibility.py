@@ -5,6 +5,7 @@ from __future__ import annotations
 from aura.errors import Forbidden
 from aura.events.subjects import LOG_SUBJECTS, job_guard, session_guard
 from aura.gateway.access.principal import Principal
+from aura.gateway.access.subjects import Within
 from aura.gateway.live.hub import EVERYTHING
 from aura.gateway.ports import LiveAccess
 
@@ -14,24 +15,31 @@ class Visibility:
 
     def __init__(self, access: LiveAccess, principal: Principal) -> None:
         self._access = access
+        self._visible = access.visible(principal)
+        self._within = Within(self._visible)
         self.principal = principal
 
     def everything(self) -> tuple[str, ...]:
         """All that it may follow: ``hub.EVERYTHING``, or less."""
-        return self._access.visible(self.principal)
+        return self._visible
 
     def of_log(self) -> tuple[str, ...]:
         """Of that, the log."""
-        visible = self.everything()
+        visible = self._visible
         return LOG_SUBJECTS if visible == EVERYTHING else tuple(pattern for pattern in visible if _is_log(pattern))
 
     def may(self, pattern: str) -> bool:
         """Whether a pattern lies within it."""
-        return self._access.may_follow(self.principal, pattern)
+        return self._within(pattern)
+
+    def refused(self, target: str) -> None:
+        """It asked for what it may not follow: that is recorded."""
+        self._access.denied(self.principal, "log.follow", target)
 
     def check(self, pattern: str) -> None:
         """Raises ``Forbidden``."""
         if not self.may(pattern):
+            self.refused(pattern)
             raise Forbidden("this subject is not yours to follow")
 
     def job(self, project: int, job_id: str) -> bool:

@@ -71,6 +71,7 @@ function onEvent(event) {
     jobs.clear();
     asked.clear();
     start();
+    if (selected) select(selected); // its numbers may be another log's, too
     return;
   }
   if (typeof event.seq !== "number") return;
@@ -338,7 +339,9 @@ $("filter").oninput = (event) => { filter = event.target.value.trim().toLowerCas
 let events = null;
 async function start() {
   events?.end();
+  let epoch;
   try {
+    ({ epoch } = await call("GET", "/version")); // sequences mean something in one log only
     for (const row of await call("GET", "/jobs?limit=200")) take(row);
   } catch {
     setBadge("down");
@@ -346,7 +349,7 @@ async function start() {
     return;
   }
   cursor = Math.max(0, ...[...jobs.values()].map((job) => job.seq ?? 0));
-  events = new Feed(() => `/ws/events?since=${cursor}`, onEvent, setBadge);
+  events = new Feed(() => `/ws/events?since=${cursor}&epoch=${encodeURIComponent(epoch)}`, onEvent, setBadge);
   draw();
   const wanted = location.hash.slice(1);
   if (!selected && /^[0-9a-f-]{36}$/.test(wanted)) choose(wanted);

@@ -208,7 +208,7 @@ export class Connection {
         this.#begin(String(frame.epoch), seq);
         break;
       case "subscribed":
-        if (!(one instanceof Replaying)) one?.subscribed(this.#epoch ?? "", seq);
+        one?.subscribed(this.#epoch ?? "", seq);
         break;
       case "live":
         if (one !== undefined) this.#reachedLive(one, seq);
@@ -236,11 +236,19 @@ export class Connection {
     this.#line.began();
     const all = [...this.#all.values()];
     for (const one of all) {
-      const reset = one instanceof LogSubscription ? one.welcome(epoch, seq) : null;
-      if (reset !== null) call(() => one.handlers.reset?.(reset));
+      this.#meet(one, epoch, seq);
     }
     this.#say(all.filter((one) => this.#all.has(one.id)).map((one) => one.ask()));
     this.#tellState();
+  }
+
+  #meet(one: Any, epoch: string, seq: number): void {
+    if (one instanceof OutputSubscription) {
+      if (one.welcome(epoch)) call(() => one.handlers.reset?.());
+    } else if (one instanceof LogSubscription) {
+      const reset = one.welcome(epoch, seq);
+      if (reset !== null) call(() => one.handlers.reset?.(reset));
+    }
   }
 
   #reachedLive(one: Any, seq: number): void {
@@ -257,7 +265,7 @@ export class Connection {
 
   #reset(one: Any, reset: Reset): void {
     if (one instanceof LogSubscription) one.reset(reset);
-    else if (one instanceof OutputSubscription) one.reset();
+    else if (one instanceof OutputSubscription) one.reset(reset.epoch);
     call(() => one.handlers.reset?.(reset));
   }
 

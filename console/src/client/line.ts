@@ -66,7 +66,10 @@ export interface LineUser {
   down(): void;
 }
 
-/** Closes after which another try would end the same way. */
+/**
+ * Closes after which another try would end the same way. 1013 ("try again later") is none of them: the gateway is only full for the moment.
+ * So may be one that refuses the upgrade (429, 503), which a browser shows as 1006.
+ */
 const FINAL: Readonly<Record<number, string>> = {
   1002: "protocol",
   1003: "protocol",

@@ -153,12 +153,16 @@ export interface OutputHandlers {
   error?(problem: Problem): void;
 }
 
-/** The output of one job. Its sequence is `cursor`, which has nothing to do with the log's; what is repeated is dropped by `i`. Pure. */
+/**
+ * The output of one job. Its sequence is `cursor`, which has nothing to do with the log's; what is repeated is dropped by `i`. Both belong
+ * to one log: another epoch begins both anew, with a reset. Pure.
+ */
 export class OutputSubscription {
   readonly id: string;
   readonly handlers: OutputHandlers;
   readonly #subject: string;
   readonly #tokens: readonly string[];
+  #epoch: string | null = null;
   #cursor = 0;
   readonly #nextI = new Map<number, number>();
   #active = false;
@@ -172,17 +176,36 @@ export class OutputSubscription {
     this.#tokens = this.#subject.split(".").slice(0, 4);
   }
 
+  /** A connection began on a log: whether what was handed out is another's. */
+  welcome(epoch: string): boolean {
+    const told = this.#nextI.size > 0;
+    const other = this.#epoch !== null && this.#epoch !== epoch;
+    this.#epoch = epoch;
+    if (other) this.#begin();
+    return other && told;
+  }
+
   ask(): ClientOp {
-    return { op: "subscribe", id: this.id, subject: this.#subject, from: { seq: this.#cursor } };
+    const seq = this.#cursor;
+    const from = seq > 0 && this.#epoch !== null ? { seq, epoch: this.#epoch } : { seq };
+    return { op: "subscribe", id: this.id, subject: this.#subject, from };
   }
 
-  subscribed(): void {
+  /** `epoch` is that of the connection, which an output asked for later has not heard in a welcome. */
+  subscribed(epoch: string): void {
     this.#active = true;
+    this.#epoch = epoch;
   }
 
-  reset(): void {
+  reset(epoch: string): void {
+    this.#epoch = epoch;
+    this.#begin();
+  }
+
+  #begin(): void {
     this.#cursor = 0;
     this.#nextI.clear();
+    this.#records = [];
   }
 
   reachedLive(): void {
@@ -226,6 +249,7 @@ export class Replaying {
   readonly #to: From;
   readonly #speed: number;
   #from: From;
+  #epoch: string | null = null;
   readonly live = true;
   #events: LogEvent[] = [];
 
@@ -238,12 +262,17 @@ export class Replaying {
     this.#speed = speed;
   }
 
+  /** The server takes it, on the log of this connection: places in it are of that log, and another one answers them with a reset. */
+  subscribed(epoch: string): void {
+    this.#epoch = epoch;
+  }
+
   ask(): ClientOp {
     return { op: "replay", id: this.id, subject: this.#subject, from: this.#from, to: this.#to, speed: this.#speed };
   }
 
   offer(event: LogEvent): void {
-    this.#from = { seq: event.seq + 1 };
+    this.#from = this.#epoch === null ? { seq: event.seq + 1 } : { seq: event.seq + 1, epoch: this.#epoch };
     this.#events.push(event);
   }
 

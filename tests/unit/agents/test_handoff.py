@@ -12,6 +12,7 @@ import pytest
 
 from aura.agents import AgentContext, AgentError, AgentHandoff, Workflow, WorkflowContext, workflow_handler
 from aura.agents.loading import load_workflows
+from aura.agents.workflow import GIVE_BACK_S, TRIES
 from aura.errors import ConfigError, Fenced, InvalidRequest, Retryable
 from aura.worker import Worker
 from tests.support.worker_link import MemoryLink
@@ -205,10 +206,14 @@ async def test_an_unknown_agent_is_named_with_those_that_are_known() -> None:
         handoff.register("no spaces", agent)
 
 
-async def test_an_unknown_workflow_fails_for_good() -> None:
+async def test_an_unknown_workflow_is_given_back_for_another_worker_and_in_the_end_fails() -> None:
     handler = workflow_handler([Workflow("w", AgentHandoff(), lambda context: asyncio.sleep(0, {}))])
     link = SessionLink()
     async with asyncio.timeout(30), Worker("agents", handler, link=link, worker_id="a", grace_s=0):
+        for times in range(1, TRIES):
+            link.offer(JOB, {"workflow": "other", "input": None})
+            released = await link.wait_for("release", times)
+            assert released[-1]["delay_s"] == GIVE_BACK_S
         link.offer(JOB, {"workflow": "other", "input": None})
         report = (await link.wait_for("fail"))[0]
         assert (report["error_code"], report["retryable"]) == ("unknown_workflow", False)

@@ -1,18 +1,20 @@
 """The command handler against the in-memory log: conflicts, stale heads, idempotency (G2, G6, G8)."""
 
 import asyncio
+from typing import Any
 
+import orjson
 import pytest
 
 from aura.clock import ManualClock
 from aura.commands.handler import Caller, JobHandler, KeyUse
-from aura.commands.heads import fold_job
+from aura.commands.heads import fold_job, step
 from aura.domain import job_commands as c
 from aura.domain import job_state
 from aura.domain.job import evolve
-from aura.domain.job_state import JobStatus
+from aura.domain.job_state import JobState, JobStatus
 from aura.errors import Conflict, Fenced, KeyReused, NotFound
-from aura.events import subjects
+from aura.events import envelope, subjects
 from aura.events.catalogue import AssignReason, JobCreated
 from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore
@@ -129,6 +131,37 @@ async def test_the_carried_state_is_the_fold(bench: Bench) -> None:
             carried = job_state.from_json(event.decode()["state"])
             assert carried is not None
             assert job_state.placed(carried, event.seq) == folded.state
+
+
+async def test_the_fold_of_events_of_an_older_form_is_what_they_carry(bench: Bench) -> None:
+    """They carry the trace as 32 characters, whole hashes and whole holders; keys that did not fit then are not remembered now."""
+    await bench.here.execute(JOB, ASSIGN, CALLER)
+    for number in range(4):
+        await bench.here.execute(JOB, c.ReprioritizeJob("user:a", number), CALLER, KeyUse(f"{number}" * 11, "b" * 11))
+    old: list[tuple[int, dict[str, Any]]] = []
+    keys: list[str] = []
+    async for batch in bench.store.read():
+        for recorded in batch:
+            flat = recorded.decode()
+            carried = flat["state"]
+            if "trace" in carried:
+                carried["trace"] = job_state.trace_of(carried["trace"])
+            if "keys" in carried:
+                keys = [
+                    *[key.replace(".0", f".{recorded.seq - 1}") for key in keys],
+                    f"{flat['priority']}" * 11 + ".bbbbbbbbbbb.0",
+                ]
+                carried["keys"] = keys = keys[-2:]
+            old.append((recorded.seq, flat))
+    state: JobState | None = None
+    for seq, flat in old:
+        event, flat = envelope.unseal(orjson.dumps(flat))
+        state = step(state, event, flat, seq)
+        carried = job_state.from_json(flat["state"])
+        assert carried is not None
+        assert job_state.placed(carried, seq) == state
+    assert state is not None
+    assert [state.key_seen(f"{number}" * 11) is not None for number in range(4)] == [False, False, True, True]
 
 
 async def test_a_state_of_another_version_is_folded(bench: Bench) -> None:

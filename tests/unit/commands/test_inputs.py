@@ -132,7 +132,7 @@ async def damage(world: World, job_id: str, how: str) -> None:
     if how == "missing":
         await backend.drop(subject, stored.seq)
     elif how == "damaged":
-        await backend.put(replace(stored, body=stored.body[:-1] + b"\0"))
+        await backend.put(replace(stored, body=stored.body[:-1] + bytes([stored.body[-1] ^ 1])))
     else:
         wrapped = stored.wrapped_key if how == "no key" else "AAAA"
         await backend.put(SealedMessage(subject, stored.body, None if how == "no key" else wrapped))

@@ -13,7 +13,7 @@ from aura.commands.results import reported
 from aura.commands.service import CommandService
 from aura.domain import job_commands as c
 from aura.domain.job_state import JobStatus
-from aura.errors import Conflict, Fenced, InvalidRequest, KeyReused
+from aura.errors import Conflict, Fenced, Forbidden, InvalidRequest, KeyReused
 from tests.unit.commands.test_service import CALLER, World
 
 
@@ -56,6 +56,22 @@ async def test_g6_a_straggler_never_overwrites_the_accepted_result(world: World)
     world.clock.advance(61)
     await world.call("purge", job_id)
     assert world.content._backend.subjects(f"content.aura.1.{job_id}.") == []  # type: ignore[attr-defined]
+
+
+async def test_a_holder_of_any_length_speaks_for_its_lease_and_nobody_else_does_G6(world: World) -> None:
+    """The state keeps a hash of a long one; who asks is held against it in the same form, also by who reads the log anew."""
+    owner = f"user:{'a' * 60}"
+    job_id = (await world.submit())["job_ids"][0]
+    mine = replace(CALLER, actor=owner, owner=owner)
+    await world.service.call("claim", {"job_id": job_id, "worker_id": "w1"}, mine)
+    for service in (world.service, world.fresh()):
+        await service.call("heartbeat", {"job_id": job_id, "attempt": 1}, mine)
+        for other in (f"{owner}b", owner[:-1], None):
+            with pytest.raises(Forbidden):
+                await service.call("heartbeat", {"job_id": job_id, "attempt": 1}, replace(mine, owner=other))
+    await world.fresh().call("complete", {"job_id": job_id, "attempt": 1, "success": True}, mine)
+    claimed = next(event for event in await world.events() if event["type"] == "job.claimed")
+    assert claimed["holder"] == owner, "the event itself names it"
 
 
 async def test_g8_of_two_results_of_one_attempt_the_committed_one_is_read(world: World) -> None:

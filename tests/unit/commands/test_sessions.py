@@ -12,8 +12,18 @@ import pytest
 
 from aura.commands.handler import Caller
 from aura.commands.heads import JobHead
-from aura.commands.session_closer import RunningSession
-from aura.errors import Conflict, Fenced, Forbidden, InvalidRequest, NotFound, TooLarge, Unavailable
+from aura.commands.session_closer import MAX_UNANSWERED, RunningSession
+from aura.errors import (
+    Conflict,
+    Fenced,
+    Forbidden,
+    InvalidRequest,
+    LogRegression,
+    NotFound,
+    PoisonEvent,
+    TooLarge,
+    Unavailable,
+)
 from aura.ids import SystemIds
 from tests.support.session_world import CALLER, SESSION, WORKER, SessionWorld
 
@@ -100,7 +110,7 @@ async def test_a_worker_tells_the_steps_of_its_agents(world: SessionWorld) -> No
     job_id = await world.running()
     assert (await world.say(job_id, "started", workflow="retail"))["session_id"] == SESSION
     await world.say(job_id, "agent_started")
-    await world.say(job_id, "agent_completed", duration_ms=12, output={"canary": "c-9"})
+    await world.say(job_id, "agent_completed", duration_ms=12, output={"canary": "canary nine"})
     await world.say(job_id, "agent_started", agent="b")
     told = await world.say(job_id, "agent_failed", agent="b", error_code="timeout", message="It took too long.")
     assert told["status"] == "RUNNING"
@@ -108,7 +118,9 @@ async def test_a_worker_tells_the_steps_of_its_agents(world: SessionWorld) -> No
     completed, failed = (await world.events())[2], (await world.events())[4]
     assert (completed["duration_ms"], completed["attempt"]) == (12, 1)
     assert (failed["error_code"], failed["message"]) == ("timeout", "It took too long.")
-    assert all("c-9" not in orjson.dumps(event).decode() for event in await world.events()), "content stays content"
+    assert all("canary nine" not in orjson.dumps(event).decode() for event in await world.events()), (
+        "content stays content"
+    )
     ref = completed["output"]
     assert ref["part"].startswith("result.1.")
     assert completed["state"] == {
@@ -339,6 +351,55 @@ async def test_a_closer_that_died_is_replaced_by_the_next_sweep(world: SessionWo
         assert (await world.status("s1"), await world.status("s2")) == ("COMPLETED", "RUNNING")
         await world.call("cancel", still_open)  # known from the sweep
         await world.until("session.cancelled")
+
+
+async def _pages(*pages: list[RunningSession]) -> AsyncIterator[list[RunningSession]]:
+    for page in pages:
+        yield page
+
+
+@pytest.mark.parametrize("wrong", [PoisonEvent("no readable state"), KeyError("status"), Unavailable("no answer")])
+async def test_a_session_that_cannot_be_settled_stops_no_other(world: SessionWorld, wrong: Exception) -> None:
+    """Neither those beside it nor those on the pages behind it."""
+    jobs = {name: await world.running(name) for name in ("bad", "beside", "behind")}
+    for job_id in jobs.values():
+        await world.call("complete", job_id, success=True, attempt=1)
+    settle = world.service.sessions.settle
+
+    async def settled(project: int, session_id: str, caller: Caller) -> Any:
+        if session_id == "bad":
+            raise wrong
+        return await settle(project, session_id, caller)
+
+    world.service.sessions.settle = settled  # type: ignore[method-assign]
+    bad, beside, behind = (RunningSession(1, name, job_id) for name, job_id in jobs.items())
+    async with world.tail(10_000) as closer:
+        assert await closer.sweep(_pages([bad, beside], [bad], [behind])) == 2
+    assert [await world.status(name) for name in jobs] == ["RUNNING", "COMPLETED", "COMPLETED"]
+
+
+async def test_a_sweep_ends_when_nothing_answers_or_the_log_is_not_ours(world: SessionWorld) -> None:
+    asked = 0
+
+    async def no_answer(*_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise Unavailable("no answer")
+
+    world.service.sessions.settle = no_answer  # type: ignore[method-assign]
+    many = [RunningSession(1, f"s{n}", f"j{n}") for n in range(MAX_UNANSWERED * 4)]
+
+    def foreign() -> None:
+        raise LogRegression("another log")
+
+    async with world.tail(10_000) as closer:
+        with pytest.raises(Unavailable):
+            await closer.sweep(_pages(many))
+        assert asked == MAX_UNANSWERED
+        closer._check = foreign
+        with pytest.raises(LogRegression):
+            await closer.sweep(_pages(many))
+        assert asked == MAX_UNANSWERED
 
 
 async def test_any_number_of_closers_end_a_session_once_G2(world: SessionWorld) -> None:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import builtins
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -111,33 +113,28 @@ class PlainJob:
 
 
 class JobRecords:
-    """Records as objects of ``aura.v1``, from a start that is only known once history has been read.
+    """Records as objects of ``aura.v1``: those after message ``after``, or of them what was said after ``since_time``.
 
-    ``last`` keeps the newest n of history (0 = from now on), ``since_time`` what was said after a time; with neither all of it.
+    :class:`LastRecords` begins with the newest n, which are only known once history has been read.
     """
 
     by_time: ClassVar[bool] = False
     over = False
 
-    def __init__(self, id: str, *, last: int | None = None, since_time: str | None = None) -> None:
+    def __init__(self, id: str, *, after: int = 0, since_time: str | None = None) -> None:
         self._id = id
-        self._cursor = 0
+        self._cursor = after
         self._since = parse_rfc3339(since_time) if since_time is not None else None
-        self._last = last
-        self._history: list[bytes] | None = []
+        self._live = False
 
     def tell(self, frame: Shown, flat: Mapping[str, Any] | None, position: Position) -> bytes:
         del flat
-        self._cursor = position.cursor
         if not isinstance(frame, OutputFrame):
             return b""
-        if self._history is None:
-            return frame.note.native(frame.subject)
-        if self._last is not None:
-            self._history.append(frame.note.native(frame.subject))
-            if len(self._history) > self._last:
-                del self._history[: len(self._history) - self._last]
-            return b""
+        self._cursor = position.cursor
+        return self._history(frame) if not self._live else frame.note.native(frame.subject)
+
+    def _history(self, frame: OutputFrame) -> bytes:
         return b"" if self._is_older(frame) else frame.note.native(frame.subject)
 
     def _is_older(self, frame: OutputFrame) -> bool:
@@ -145,15 +142,47 @@ class JobRecords:
             return False
         try:
             return parse_rfc3339(frame.ts) <= self._since
-        except ValueError:
+        except (ValueError, OverflowError):
             return False
 
     def skip(self, flat: Mapping[str, Any]) -> None:
         """Events are another subscription's."""
 
     def caught_up(self) -> Sequence[bytes]:
-        kept, self._history = self._history or [], None
-        return [*kept, native.marker("live", self._id, self._cursor)]
+        self._live = True
+        return [native.marker("live", self._id, self._cursor)]
 
     def join(self, parts: Sequence[bytes]) -> bytes:
         return native_messages(parts)
+
+
+class LastRecords(JobRecords):
+    """The newest ``last`` records, and then what comes. What is kept until history has been read is bounded: at most ``records`` and
+    ``bytes``; when that is less than was asked for, ``subscribed`` says so and a ``reset`` follows. Both come once it is known."""
+
+    def __init__(self, id: str, last: int, *, epoch: str, records: int, bytes: int) -> None:
+        super().__init__(id)
+        self._last = last
+        self._epoch = epoch
+        self._records, self._bytes = min(last, records), bytes
+        self._kept: deque[tuple[int, builtins.bytes]] = deque()
+        self._kept_bytes = 0
+        self._seen = 0
+
+    def _history(self, frame: OutputFrame) -> builtins.bytes:
+        message = frame.note.native(frame.subject)
+        self._seen += 1
+        self._kept.append((frame.cursor, message))
+        self._kept_bytes += len(message)
+        while len(self._kept) > self._records or (self._kept_bytes > self._bytes and len(self._kept) > 1):
+            self._kept_bytes -= len(self._kept.popleft()[1])
+        return b""
+
+    def caught_up(self) -> Sequence[builtins.bytes]:
+        kept, self._kept = self._kept, deque()
+        after = kept[0][0] - 1 if kept else self._cursor
+        recovered = len(kept) == min(self._last, self._seen)
+        told = [native.subscribed(self._id, after, recovered)]
+        if not recovered:
+            told.append(native.reset(self._id, self._epoch, "that much output is not kept at once", after))
+        return [*told, *(message for _, message in kept), *super().caught_up()]

@@ -4,6 +4,8 @@ Each message has ``type``, ``timestamp`` (of the event or record it tells) and `
 progress from the output of its job; the job's feed has already merged them. ``complete`` carries the job's result, which a pure
 translator cannot fetch: :attr:`Orchestrator.ending` says that it is due, the shell fetches it, :meth:`Orchestrator.complete` words it.
 
+A session that was retried is told on: ``session.started`` begins a run anew, so only the newest run's end is the end.
+
 The session's last event may be committed before the job's: nothing is complete until both have come, because only the job's says how
 much progress there is to wait for.
 """
@@ -40,7 +42,7 @@ class Orchestrator:
         self._agent = ""
         self._last: Mapping[str, Any] = {}
         self.ending: Ending | None = None
-        """How the session ended."""
+        """How the newest run of the session ended."""
         self._job_closed = False
 
     @property
@@ -68,6 +70,7 @@ class Orchestrator:
         match flat.get("type"):
             case "session.started":
                 self._agent = _text(flat.get("workflow"))
+                self.ending, self._last = None, {}
             case "session.agent_started":
                 self._agent = _text(flat.get("agent"))
                 return self._status(flat, "Started", 0, {})
@@ -139,7 +142,8 @@ class Orchestrator:
 def _is_closed(flat: Mapping[str, Any]) -> bool:
     """Whether a job's event left it closed."""
     state = flat.get("state")
-    return isinstance(state, Mapping) and state.get("status") in _CLOSED
+    status = state.get("status") if isinstance(state, Mapping) else None
+    return isinstance(status, str) and status in _CLOSED
 
 
 def _text(value: object) -> str:

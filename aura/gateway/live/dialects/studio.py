@@ -32,7 +32,7 @@ def of_event(flat: Mapping[str, Any], subject: str | None) -> list[Message]:
         stage = {"subject": subject, "stage": flat.get("stage"), "status": flat.get("status")}
         return [_message("subject_stage_status", {**common, **stage, "attempt": flat.get("attempt")})]
     state = flat.get("state")
-    if kind in _NO_STATUS or not isinstance(kind, str) or not kind.startswith("job.") or not isinstance(state, Mapping):
+    if not isinstance(kind, str) or kind in _NO_STATUS or not kind.startswith("job.") or not isinstance(state, Mapping):
         return []
     status: dict[str, Any] = {
         **common,
