@@ -16,10 +16,11 @@ while :; do
         post "/models/$pool/heartbeat" "{\"worker_id\":\"$me\",\"status\":\"ok\",\"roles\":[\"WordCount\"]}" >/dev/null
         continue
     fi
-    id=$(echo "$job" | jq -r .job_id)
-    attempt=$(echo "$job" | jq -r .attempt)
-    words=$(echo "$job" | jq -r '.payload.text // ""' | wc -w | tr -d ' ')
-    post "/jobs/$id/stream" "{\"chunk\":\"$words words\\n\",\"final\":true,\"attempt\":$attempt}" >/dev/null
-    post "/jobs/$id/complete" "{\"success\":true,\"details\":{\"words\":$words},\"attempt\":$attempt}" >/dev/null
+    id=$(printf '%s' "$job" | jq -r .job_id) # not echo: some shells turn the \\n of a payload into a line
+    attempt=$(printf '%s' "$job" | jq -r .attempt)
+    words=$(printf '%s' "$job" | jq -r '.payload.text? // ""' | wc -w | tr -d ' ')
+    # A refusal (cancelled meanwhile, lease lost) ends this job, not the worker.
+    post "/jobs/$id/stream" "{\"chunk\":\"$words words\\n\",\"final\":true,\"attempt\":$attempt}" >/dev/null || continue
+    post "/jobs/$id/complete" "{\"success\":true,\"details\":{\"words\":$words},\"attempt\":$attempt}" >/dev/null || continue
     echo "$id: $words words" >&2
 done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 
 class Job(Protocol):
@@ -22,6 +22,9 @@ class Job(Protocol):
 
     async def session(self, event: str, **fields: Any) -> dict[str, Any]:
         """Report a step of the job's session: ``{session_id, status, seq}``. Raises ``Refused``."""
+
+    async def snooze(self, seconds: float) -> NoReturn:
+        """Give the job back for later; ends the handler."""
 
 
 @dataclass(slots=True)

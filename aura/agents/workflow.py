@@ -21,6 +21,9 @@ from aura.events.subjects import check_name
 
 log = structlog.get_logger("aura.agents")
 
+#: A pool may have workers with different workflows: one that does not have a job's gives it back so often, for another one to take.
+TRIES = 8
+GIVE_BACK_S = 0.3
 UNFINISHED = "The workflow could not be finished."
 
 
@@ -45,6 +48,8 @@ def workflow_handler(workflows: Iterable[Workflow]) -> Callable[[Job], Awaitable
         payload = job.payload if isinstance(job.payload, dict) else {}
         name, given = payload.get("workflow"), payload.get("input")
         workflow = known.get(name) if isinstance(name, str) else None
+        if workflow is None and job.attempt < TRIES:
+            await job.snooze(GIVE_BACK_S)
         told = await job.session("started", **({"workflow": workflow.name} if workflow is not None else {}))
         if workflow is None:
             names = ", ".join(sorted(known)) or "none"

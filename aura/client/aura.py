@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -22,6 +22,8 @@ from aura.errors import AuraError, ConfigError
 from aura.ids import IdSource, SystemIds
 
 TIMEOUT_S = 30.0
+#: How long :meth:`Aura.close` waits for feeds that were left.
+LEFT_S = 1.0
 
 
 def _silent(_error: AuraError) -> None:
@@ -65,6 +67,7 @@ class Aura:
         self.http = Http(self._client, ids, backoff, tries=tries, on_retry=on_retry)
         """For calls that have no method here: ``await aura.http.get("/stats")``."""
         self._lines = Lines(self.url, headers, backoff, on_retry, trust_env=trust_env)
+        self._feeds: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,7 +78,10 @@ class Aura:
         await self.close()
 
     async def close(self) -> None:
-        """Close the HTTP connections. Safe twice. Feeds close when their iteration ends."""
+        """Close the HTTP connections. Feeds close when their iteration ends; one that was left by ``break`` is closed by the event loop,
+        which is given the time for it. Safe twice."""
+        if self._feeds:
+            await asyncio.wait(list(self._feeds), timeout=LEFT_S)
         await self._client.aclose()
 
     # --- submit and read
@@ -174,9 +180,10 @@ class Aura:
             rows: list[dict[str, Any]] = await self.http.get(_job(job_id, "events"))
             return rows
 
-        async with aclosing(feeds.watch(self._lines, job_id, history)) as items:
-            async for item in items:
-                yield item
+        with self._told_when_closed():
+            async with aclosing(feeds.watch(self._lines, job_id, history)) as items:
+                async for item in items:
+                    yield item
 
     async def follow(
         self,
@@ -195,9 +202,21 @@ class Aura:
         if since is not None and last is not None:
             raise ConfigError("give since or last, not both")
         cursor = LogCursor(since=since, last=last, epoch=epoch)
-        async with aclosing(feeds.follow(self._lines, subject, cursor)) as items:
-            async for item in items:
-                yield item
+        with self._told_when_closed():
+            async with aclosing(feeds.follow(self._lines, subject, cursor)) as items:
+                async for item in items:
+                    yield item
+
+    @contextmanager
+    def _told_when_closed(self) -> Iterator[None]:
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._feeds.add(closed)
+        try:
+            yield
+        finally:
+            self._feeds.discard(closed)
+            if not closed.done():
+                closed.set_result(None)
 
 
 def _job(job_id: str, part: str = "") -> str:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 from psycopg.errors import QueryCanceled
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -72,12 +72,19 @@ class Queries:
         await self._pool.close()
 
     async def _run(self, name: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows. A connection that a restart of Postgres has cut is noticed when it is used: then another one is asked, each once."""
         with unavailable():
             try:
-                async with self._pool.connection() as connection:
-                    return await (await connection.execute(sql.text(f"queries/{name}"), params)).fetchall()
+                for left in range(self._pool.max_size, -1, -1):
+                    async with self._pool.connection() as connection:
+                        try:
+                            return await (await connection.execute(sql.text(f"queries/{name}"), params)).fetchall()
+                        except OperationalError:
+                            if not left or not connection.broken:
+                                raise
             except PoolTimeout as error:
                 raise Unavailable("no connection to the read models is free") from error
+        raise Unavailable("no connection to the read models holds")
 
     async def _try(self, name: str, params: dict[str, Any], within_s: float) -> list[dict[str, Any]] | None:
         """As :meth:`_run`, by bitmap, for so long at most; ``None`` if that was not enough."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import orjson
 
 from aura.errors import InvalidRequest
+from aura.events.limits import MAX_DATA
 from aura.events.subjects import check_name
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ Level = Literal["DEBUG", "INFO", "PROGRESS", "SUCCESS", "WARNING", "ERROR"]
 LEVELS: frozenset[str] = frozenset({"DEBUG", "INFO", "PROGRESS", "SUCCESS", "WARNING", "ERROR"})
 #: Most characters in one record; longer text is split over several.
 MAX_CHUNK = 64 * 1024
-#: Most bytes of the JSON object that goes with a progress record.
-MAX_DATA = 4 * 1024
 
 
 class Snoozed(BaseException):

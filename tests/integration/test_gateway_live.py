@@ -346,6 +346,21 @@ async def test_sse_job_resumes_exactly(world: World) -> None:
         assert [event["data"] for event in rest] == [event["data"] for event in every[position + 1 :]]
 
 
+@pytest.mark.parametrize("feed", ["events", "job", "orchestrator", "studio"])
+async def test_the_head_of_an_event_stream_ends_and_leaves_nobody_behind(world: World, feed: str) -> None:
+    [job_id] = await world.submit()
+    path = {"job": f"/sse/job/{job_id}", "orchestrator": "/sse/orchestrator/s"}.get(feed, f"/sse/{feed}")
+    async with asyncio.timeout(5):
+        answer = await world.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["aura-epoch"] == world.hub.epoch
+        while world.hub.connections:
+            await asyncio.sleep(0)
+        assert (await world.http.head("/sse/job/nobody")).status_code == 422
+        assert (await world.http.get("/prds")).status_code == 200
+
+
 async def test_sse_ends_promptly_at_shutdown() -> None:
     async with running() as world, world.http.stream("GET", "/sse/events") as answer:
         async with asyncio.timeout(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import shutil
 import uuid
@@ -12,11 +13,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from aura.errors import AuraError, LogRegression
+from aura.errors import AuraError, LogRegression, Unavailable
 from aura.log import identity, topology
 from aura.log.connection import Connection, RawHandler
 from aura.log.jetstream import JetStreamEventStore
-from aura.log.store import Append, Recorded
+from aura.log.store import Append, LogIdentity, Recorded
 from aura.log.tail import LogTail
 from tests.support.log_streams import CLOCK, IDS, empty_log, log_connection
 from tests.support.servers import NatsServer
@@ -247,3 +248,37 @@ async def test_g5_a_wiped_store_ends_the_tail(
     await fresh_nats.start()
     assert isinstance(await follower.until_ended(), LogRegression)
     await follower.tail.stop()
+
+
+async def test_the_tail_knows_how_old_its_view_is(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its age falls only when all that the log had when it was asked is delivered (G13: a gateway that is cut off believes no key)."""
+    store = JetStreamEventStore(connection, CLOCK, IDS)
+    follower = Follower(store)
+    assert follower.tail.age_s() == math.inf
+    await follower.tail.start()
+    tail, loop = follower.tail, asyncio.get_running_loop()
+    await follower.until(await store.append(event()))
+    assert tail.age_s() < 60
+    asked, identity, read = asyncio.Semaphore(0), store.identity, store.read
+
+    async def counted() -> LogIdentity:
+        asked.release()
+        return await identity()
+
+    def broken(*_args: object, **_more: object) -> AsyncIterator[list[Recorded]]:
+        raise Unavailable("cut off")
+
+    monkeypatch.setattr(store, "identity", counted)
+    monkeypatch.setattr(store, "read", broken)
+    lose(connection, lambda: False)
+    seq = await store.append(event())
+    appended_at = loop.time()
+    async with asyncio.timeout(60):
+        for _ in range(4):
+            await asked.acquire()
+        assert tail.age_s() >= loop.time() - appended_at - 0.001, "asking alone does not help"
+        monkeypatch.setattr(store, "read", read)
+        await follower.until(seq)
+        while loop.time() - tail.age_s() < appended_at:
+            await asked.acquire()
+    await tail.stop()

@@ -24,8 +24,8 @@ from aura.log.health import (
 )
 from aura.log.inbox import inbox_of
 from aura.log.jetstream import JetStreamEventStore
-from aura.log.output import OutputMessage
-from aura.log.output_jetstream import attempt_writer, follow_output, jetstream_output
+from aura.log.output import OutputMessage, OutputWriter
+from aura.log.output_jetstream import JetStreamOutputBackend, follow_output, jetstream_output
 from aura.log.pool import Offer, PoolPuller
 from aura.log.ports import InputItem
 from aura.log.rpc import Endpoint, RpcClient, RpcServer
@@ -307,7 +307,7 @@ async def test_a_worker_writes_output_that_the_gateway_reads_live_and_later(syst
     live: asyncio.Queue[OutputMessage] = asyncio.Queue()
     subscription = await follow_output(system.gateway, f"aura.output.1.{job}.>", live.put_nowait)
     await system.gateway.flush()
-    writer = attempt_writer(system.worker, CLOCK, IDS, 1, job, 1, key)
+    writer = OutputWriter(JetStreamOutputBackend(system.worker, CLOCK, IDS), IDS, 1, job, 1, key)
     await writer.write("stream", [{"chunk": "to"}, {"chunk": "ken"}])
     await writer.write("log", [{"line": "done"}])
     async with asyncio.timeout(30):
@@ -316,7 +316,7 @@ async def test_a_worker_writes_output_that_the_gateway_reads_live_and_later(syst
     assert messages == stored
     assert [record["i"] for message in messages for record in message.records(key)] == [0, 1, 2]
     assert await output.count(1, job, 1) == writer.count == 3
-    other = attempt_writer(system.worker, CLOCK, IDS, 1, job, 1, key)
+    other = OutputWriter(JetStreamOutputBackend(system.worker, CLOCK, IDS), IDS, 1, job, 1, key)
     await other.resume()
     assert other.count == 3
     await subscription.unsubscribe()

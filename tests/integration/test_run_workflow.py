@@ -57,10 +57,25 @@ async def test_the_result_is_flat_and_the_same_session_gets_it_again() -> None:
         expected = {"status": "success", "session_id": "s1", "job_id": job["job_id"], "units": 7}
         assert answer.json() == expected | {"seq": committed["seq"]}
         # No worker is there any more: what is known needs none.
-        assert (await asked(world, session_id="s1", wait_s=0.5)).json()["units"] == 7
+        assert (await asked(world, session_id="s1", wait_s=0)).json()["units"] == 7
         other = await asked(world, session_id="s1", strategy_description="something else")
         assert (other.status_code, other.json()["code"]) == (409, "conflict")
         assert (await asked(world, session_id="s1", workflow="other")).status_code == 409
+
+
+async def test_an_idempotency_key_stands_for_a_session_id_G2() -> None:
+    async with running() as world, asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        beating = tasks.create_task(with_worker(world))
+
+        async def ask(text: str = TEXT) -> httpx.Response:
+            body = {"strategy_description": text, "wait_s": 0}
+            return await world.http.post("/run-workflow", json=body, headers={"idempotency-key": "k1"})
+
+        first, again, other = await ask(), await ask(), await ask("another strategy")
+        beating.cancel()
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json()["session_id"] == again.json()["session_id"]
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_query_parameters_and_a_bare_string_do_too() -> None:

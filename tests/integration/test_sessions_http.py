@@ -9,8 +9,9 @@ import pytest
 import pytest_asyncio
 
 from aura.commands.handler import Caller
-from tests.support.access import client, issue, secured
-from tests.support.gateway import CALLER, World, running
+from aura.gateway.access.scoping import LoggedProjects
+from tests.support.access import auth, client, issue, secured
+from tests.support.gateway import CALLER, World, receive, running
 
 WORKER = Caller("worker:w1", "c", "c")
 
@@ -112,3 +113,26 @@ async def test_sessions_of_other_projects_are_not_there_G13() -> None:
             mine = await http.get("/sessions/same", params={"project_id": 1})
             assert mine.json()["project_id"] == 1
             assert (await http.get("/sessions/same", params={"project_id": 2})).status_code == 404
+
+
+@pytest.mark.parametrize("older_is_retried", [False, True])
+async def test_a_name_in_two_projects_means_the_one_started_last_everywhere(older_is_retried: bool) -> None:
+    async with secured() as world:
+        jobs = {project: await start(world, "s", project) for project in (3, 2)}
+        if older_is_retried:
+            await world.commands.call("cancel", {"job_id": jobs[3]}, CALLER)
+            await world.commands.sessions.settle(3, "s", CALLER)
+            await world.commands.call("retry", {"job_id": jobs[3]}, CALLER)
+            await world.commands.call("claim", {"job_id": jobs[3], "worker_id": "w1"}, WORKER)
+            await say(world, jobs[3], "s", "started", attempt=2, workflow="retail", agent=None)
+        await say(world, jobs[3], "s", "agent_started", attempt=1 + older_is_retried)
+        await say(world, jobs[2], "s", "agent_started", agent="mine")
+        await say(world, jobs[3], "s", "agent_completed", duration_ms=1, attempt=1 + older_is_retried)
+        key = await issue(world, "operator", projects=[2, 3])
+        found = await LoggedProjects(world.commands, world.store).of_session("s", (2, 3))
+        assert (found, await LoggedProjects(world.commands, world.store).of_session("s", (3,))) == (2, 3)
+        async with client(world, key) as http, world.ws("/ws/orchestrator/s", additional_headers=auth(key)) as socket:
+            assert (await http.get("/sessions/s")).json()["project_id"] == 2
+            assert (await receive(socket))["agent"] == "mine"
+            cancelled = await http.post("/sessions/s/cancel", json={})
+            assert (cancelled.status_code, cancelled.json()["project_id"]) == (200, 2)
