@@ -1,4 +1,4 @@
-"""Tickets of live connections: put by one gateway, taken by any, once. The KV bucket ``AURA_TICKETS``, in memory, seconds.
+"""Tickets of live connections: put by one gateway, taken by any, once. The KV bucket ``AURA_TICKETS``, for seconds.
 
 The bucket knows a ticket by its SHA-256 only. Taking is a write against the sequence that was read, so of two gateways that are handed the
 same ticket one wins and the other learns that it is used. A ticket that was lost with a server is asked for again.

@@ -52,7 +52,7 @@ async def test_of_many_who_bring_the_same_ticket_at_once_one_gets_in(gateways: t
     assert sorted(found, key=lambda value: value is None) == [b"value"] + [None] * 19
 
 
-def test_the_bucket_forgets_by_itself() -> None:
+def test_the_bucket_forgets_by_itself_and_is_there_after_a_restart() -> None:
     bucket = next(one for one in topology.desired_streams() if one["name"] == "KV_AURA_TICKETS")
-    assert bucket["storage"] == "memory"
+    assert bucket["storage"] == "file"
     assert topology.TICKET_S * 1_000_000_000 < bucket["max_age"] <= 2 * topology.TICKET_S * 1_000_000_000
