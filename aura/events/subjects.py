@@ -31,6 +31,8 @@ MAX_PROJECT = 2**31 - 1
 #: The committed space of the log: what a reader of every lifecycle event subscribes to.
 LOG_SUBJECTS = ("aura.job.>", "aura.model.>", "aura.session.>", "aura.system.>")
 OUTPUT_SUBJECT = "aura.output.>"
+#: Everything a gateway relays: the log, output, and heartbeats.
+EVERYTHING = (*LOG_SUBJECTS, OUTPUT_SUBJECT, "health.aura.>")
 APPEND_PREFIX = "append."
 
 EntityKind = Literal["job", "model", "session", "system"]

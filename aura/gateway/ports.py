@@ -199,7 +199,7 @@ class LiveAccess(Protocol):
         """
 
     def visible(self, principal: Principal) -> tuple[str, ...]:
-        """The subject patterns that together are all it may follow; ``hub.EVERYTHING`` when that is everything."""
+        """The subject patterns that together are all it may follow; ``subjects.EVERYTHING`` when that is everything."""
 
     def may_follow(self, principal: Principal, pattern: str) -> bool:
         """Whether a pattern of a client lies within what is visible."""

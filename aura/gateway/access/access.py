@@ -22,6 +22,7 @@ import orjson
 
 from aura.clock import Clock
 from aura.errors import Forbidden, Overloaded, Unauthenticated, Unavailable
+from aura.events.subjects import EVERYTHING
 from aura.gateway.access import subjects
 from aura.gateway.access.denials import Denials
 from aura.gateway.access.director import DIRECTORS, DirectorKey, Scope, headers_of
@@ -121,7 +122,7 @@ class OpenAccess:
 
     def visible(self, principal: Principal) -> tuple[str, ...]:
         del principal
-        return subjects.EVERYTHING
+        return EVERYTHING
 
     def may_follow(self, principal: Principal, pattern: str) -> bool:
         del principal, pattern

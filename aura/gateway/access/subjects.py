@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from aura.events.subjects import LOG_SUBJECTS, OUTPUT_SUBJECT
+from aura.events.subjects import EVERYTHING, OUTPUT_SUBJECT
 from aura.gateway.access.principal import Principal
 
-#: Everything a gateway relays; the same as ``live.hub.EVERYTHING``.
-EVERYTHING = (*LOG_SUBJECTS, OUTPUT_SUBJECT, "health.aura.>")
 _OF_ALL = ("aura.job.>", "aura.model.>", "aura.session.>", OUTPUT_SUBJECT, "health.aura.>")
 
 

@@ -32,7 +32,6 @@ import structlog
 
 from aura.clock import Clock
 from aura.errors import Unavailable
-from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.limits import Limits
 from aura.gateway.live.feed import LogView
 from aura.gateway.live.frames import Frame, Note, native_messages, reset_note
@@ -43,9 +42,6 @@ from aura.gateway.metrics import Metrics
 from aura.log.store import LogIdentity, Recorded
 
 log = structlog.get_logger("aura.gateway")
-
-#: What ``/ws/events`` gets: every lifecycle event, and without a sequence heartbeats and log lines.
-EVERYTHING = (*LOG_SUBJECTS, "aura.output.>", "health.aura.>")
 
 _STARTING = "starting"
 Watcher = Callable[[Frame], None]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from aura.errors import Forbidden
-from aura.events.subjects import LOG_SUBJECTS, job_guard, session_guard
+from aura.events.subjects import EVERYTHING, LOG_SUBJECTS, job_guard, session_guard
 from aura.gateway.access.principal import Principal
 from aura.gateway.access.subjects import Within
-from aura.gateway.live.hub import EVERYTHING
 from aura.gateway.ports import LiveAccess
 
 
@@ -20,7 +19,7 @@ class Visibility:
         self.principal = principal
 
     def everything(self) -> tuple[str, ...]:
-        """All that it may follow: ``hub.EVERYTHING``, or less."""
+        """All that it may follow: ``subjects.EVERYTHING``, or less."""
         return self._visible
 
     def of_log(self) -> tuple[str, ...]:
