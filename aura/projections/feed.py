@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aura.errors import Unavailable
 from aura.log.store import Recorded
@@ -32,6 +33,7 @@ class Feed:
         self._room = asyncio.Event()
         self._room.set()
         self._error: Exception | None = None
+        self._wanted = 1
 
     def __len__(self) -> int:
         return len(self._buffer)
@@ -57,17 +59,18 @@ class Feed:
             raise Unavailable(f"the log skipped from {self._position} to {recorded.seq}")
         self._position = recorded.seq
         self._buffer.append(recorded)
-        self._arrived.set()
+        if len(self._buffer) >= self._wanted:
+            self._arrived.set()
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait for something to take; ``False`` after ``timeout_s`` seconds of silence. Raises what ended the reading."""
-        if not self._buffer and self._error is None:
+    async def wait(self, timeout_s: float, count: int = 1) -> bool:
+        """Wait for ``count`` events to take; after ``timeout_s`` seconds, whether there are any. Raises what ended the reading."""
+        if len(self._buffer) < count and self._error is None:
+            self._wanted = count
             self._arrived.clear()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._arrived.wait()
-            except TimeoutError:
-                return False
+            self._wanted = 1
         if not self._buffer and self._error is not None:
             raise self._error
         return bool(self._buffer)
