@@ -132,11 +132,11 @@ def command_server(side: CommandSide, version: str) -> RpcServer:
     return RpcServer(side.connection, SERVICE_NAME, version, endpoints, description="Aura's command service")
 
 
-async def connected(at: World, component: str) -> Connection:
-    """A connection as ``component``. Raises ``Unavailable``, ``ConfigError``."""
+async def connected(at: World, component: str, *, gather_s: float = 0.0) -> Connection:
+    """A connection as ``component``; ``gather_s`` as in :func:`aura.log.connection.connect`. Raises ``Unavailable``, ``ConfigError``."""
     from aura.log.connection import connect
 
     settings = at.settings
     creds = settings.creds_of(component)
     url = settings.require_nats()
-    return await connect(url, creds, f"aura-{component}", connect_timeout_s=CONNECT_S, ids=at.ids)
+    return await connect(url, creds, f"aura-{component}", connect_timeout_s=CONNECT_S, ids=at.ids, gather_s=gather_s)

@@ -78,8 +78,8 @@ class _Composed:
     async def _compose(self) -> Service:
         raise NotImplementedError
 
-    async def _connection(self, component: str) -> Connection:
-        connection = await connected(self._at, component)
+    async def _connection(self, component: str, *, gather_s: float = 0.0) -> Connection:
+        connection = await connected(self._at, component, gather_s=gather_s)
 
         async def close() -> None:
             if connection.is_connected:
@@ -273,6 +273,10 @@ class Scheduler(_Composed):
         return SchedulerService(ports, model_for=settings.model_for_role, retention_s=retention_s, holder=holder)
 
 
+#: Less than the projector waits between two commits anyway.
+GATHER_S = 0.002
+
+
 class Projector(_Composed):
     """``aura projector``."""
 
@@ -283,7 +287,7 @@ class Projector(_Composed):
         from aura.projections.service import ProjectorService
 
         clock, ids = self._at.clock, self._at.ids
-        connection = await self._connection("projector")
+        connection = await self._connection("projector", gather_s=GATHER_S)
         store = JetStreamEventStore(connection, clock, ids)
         self._parts.push_async_callback(store.close)
         return ProjectorService(

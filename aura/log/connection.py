@@ -2,9 +2,9 @@
 
 ``connect`` returns a :class:`Connection`, nats-py's client with four differences:
 
-* **Raw subscriptions** hand the message's bytes to a plain function inside the read loop: no message object, no queue, no
-  task. Such a function must be quick and must not await. Raw commands (:meth:`Connection.send`) go out with whatever else
-  is pending, in one system call.
+* **Raw subscriptions** hand the message's bytes to a plain function where the socket is read (``direct.py``): no message object, no
+  queue, no task. Such a function must be quick and must not await. Raw commands (:meth:`Connection.send`) go out with whatever else
+  is pending in this turn of the event loop, in one system call, without nats-py's flusher while the socket takes them.
 * **It reconnects for ever**, with jitter, also after a protocol error of an established connection (nats-py closes for
   good then). Listeners are told of every loss and return, so that what was in flight can be settled.
 * **Nothing is carried over a lost connection.** A command sent while there is none, or still waiting to leave when it breaks, is
@@ -30,11 +30,12 @@ import structlog
 from nats import errors as nats_errors
 from nats.aio.client import Client, Server
 from nats.aio.subscription import Subscription
-from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
+from nats.aio.transport import TcpTransport
 
 from aura.errors import Unavailable
 from aura.ids import IdSource, SystemIds
 from aura.log.credentials import connect_options
+from aura.log.direct import DirectParser, DirectReader, RawHandler
 
 if TYPE_CHECKING:
     from aura.log.inbox import Inbox
@@ -45,10 +46,11 @@ logging.getLogger("nats.aio.client").setLevel(logging.CRITICAL)
 
 PENDING_BYTES = 32 * 1024 * 1024
 PING_INTERVAL_S = 10
+#: Beyond this much unsent in the socket's buffer, what is sent waits in the list that :data:`PENDING_BYTES` bounds.
+UNSENT_BYTES = 64 * 1024
+#: How long an acknowledgement may wait for something to travel with.
+ALONG_S = 0.02
 MAX_RECONNECT_WAIT_S = 2.0
-
-RawHandler = Callable[[bytes, bytes, bytes, "bytes | None"], None]
-"""``(subject, reply, body, headers)``; called in the read loop."""
 
 
 class RawSubscription:
@@ -66,60 +68,18 @@ class RawSubscription:
         await self._subscription.unsubscribe()
 
 
-class _Parser(Parser):
-    """nats-py's parser with a straight path for messages: no regular expressions, no buffer copies, no coroutine for raw
-    handlers. Everything that is not a message, and whatever follows it in the same read, goes to nats-py's own code."""
-
-    nc: Connection
-
-    async def parse(self, data: bytes = b"") -> None:
-        if self.state != AWAITING_CONTROL_LINE:
-            await super().parse(data)
-            return
-        if self.buf:
-            data = bytes(self.buf) + data
-            self.buf.clear()
-        position, size = 0, len(data)
-        connection = self.nc
-        while position < size:
-            line_end = data.find(b"\r\n", position)
-            if line_end < 0:
-                break
-            with_headers = data.startswith(b"HMSG ", position)
-            if not with_headers and not data.startswith(b"MSG ", position):
-                await super().parse(data[position:])
-                return
-            fields = data[position:line_end].split(b" ")
-            start = line_end + 2
-            end = start + int(fields[-1])
-            if end + 2 > size:
-                break
-            payload = start + int(fields[-2]) if with_headers else start
-            headers = data[start:payload] if with_headers else None
-            reply = fields[3] if len(fields) == (6 if with_headers else 5) else b""
-            position = end + 2
-            sid = int(fields[2])
-            handler = connection.raw_handlers.get(sid)
-            if handler is None:
-                await connection._process_msg(sid, fields[1], reply, data[payload:end], headers)
-                continue
-            try:
-                handler(fields[1], reply, data[payload:end], headers)
-            except Exception:  # the read loop serves every subscription: one bad handler must not stop it
-                log.exception("nats.handler_failed")
-        if position < size:
-            self.buf.extend(data[position:])
-
-
 class Connection(Client):
     """See the module docstring. ``inbox_prefix`` is this user's own inbox space."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ps = _Parser(self)
+        self._ps = DirectParser(self)
         self.raw_handlers: dict[int, RawHandler] = {}
         self.inbox_prefix = "_INBOX"
         self.inbox: Inbox | None = None
+        self.gather_s = 0.0
+        self._leaving = False
+        self._along: asyncio.TimerHandle | None = None
         self._on_lost: list[Callable[[], None]] = []
         self._on_back: list[Callable[[], None]] = []
         self._on_close: list[Callable[[], None]] = []
@@ -157,10 +117,54 @@ class Connection(Client):
             return False
         self._pending.append(command)
         self._pending_data_size = waiting + len(command)
-        queue = self._flush_queue
-        if queue is not None and queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
+        if not self._leaving:
+            self._leaving = True
+            asyncio.get_running_loop().call_soon(self._leave)
         return True
+
+    def send_along(self, command: bytes) -> bool:
+        """As :meth:`send`, for what is in no hurry: it leaves with the next command, at the latest after :data:`ALONG_S`."""
+        if self._leaving or not self.is_connected:
+            return self.send(command)
+        self._leaving = True  # so that it does not leave at once
+        sent = self.send(command)
+        self._leaving = False
+        if self._along is None:
+            self._along = asyncio.get_running_loop().call_later(ALONG_S, self._leave)
+        return sent
+
+    def _leave(self) -> None:
+        """Write what is pending; if the socket does not take it, nats-py's flusher does, and waits for room."""
+        self._leaving = False
+        if self._along is not None:
+            self._along.cancel()
+            self._along = None
+        if not self._pending or not self.is_connected:
+            return
+        writer, queue = self._writer, self._flush_queue
+        if writer is not None and writer.transport.get_write_buffer_size() < UNSENT_BYTES and not writer.is_closing():
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            writer.write(pending[0] if len(pending) == 1 else b"".join(pending))
+        elif queue is not None and queue.empty():
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    @property
+    def _writer(self) -> asyncio.StreamWriter | None:
+        return self._transport._io_writer if isinstance(self._transport, TcpTransport) else None
+
+    async def _read_loop(self) -> None:
+        transport = self._transport
+        if not isinstance(transport, TcpTransport) or transport._io_writer is None or transport._io_reader is None:
+            await super()._read_loop()
+            return
+        parser = self._ps = DirectParser(self)
+        try:
+            await DirectReader(self, parser, transport._io_writer).run(transport._io_reader)
+        except nats_errors.UnexpectedEOF as error:
+            await self._error_cb(error)
+            await self._process_op_err(error)
+        except (nats_errors.ProtocolError, OSError) as error:
+            await self._process_op_err(error)
 
     async def subscribe_raw(self, subject: str, handler: RawHandler, queue: str = "") -> RawSubscription:
         """Subscribe with a plain function. Returns once the command is on its way (``flush`` to be sure it arrived)."""
@@ -172,6 +176,15 @@ class Connection(Client):
             self.raw_handlers.pop(sid, None)
             raise
         return RawSubscription(self, subscription, sid)
+
+    def take_over(self, subscription: Subscription, handler: RawHandler) -> None:
+        """Give what comes for one of nats-py's own subscriptions to a plain function. It ends with the subscription."""
+        self.raw_handlers[subscription._id] = handler
+
+    async def flush(self, timeout: int = 10) -> None:
+        """Return when the server has handled everything sent so far. nats-py's ping alone would overtake what is pending."""
+        self._leave()
+        await super().flush(timeout)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         handler = self.raw_handlers.get(sid)
@@ -256,13 +269,15 @@ async def connect(
     inbox_prefix: str | None = None,
     connect_timeout_s: float = 10.0,
     ids: IdSource | None = None,
+    gather_s: float = 0.0,
 ) -> Connection:
     """Connect to one or more servers (``url`` may be a comma-separated list) and stay connected until ``close``.
 
-    ``name`` is what ``nats server report connections`` shows. Raises ``ConfigError`` for unreadable credentials and
-    ``Unavailable`` when no server accepts us within ``connect_timeout_s``.
+    ``name`` is what ``nats server report connections`` shows. ``gather_s``: let messages gather for so long (``direct.py``).
+    Raises ``ConfigError`` for unreadable credentials and ``Unavailable`` when no server accepts us within ``connect_timeout_s``.
     """
     connection = Connection()
+    connection.gather_s = gather_s
     options = connect_options(Path(creds_path)) if creds_path is not None else {}
     if inbox_prefix is not None:
         options["inbox_prefix"] = inbox_prefix

@@ -5,7 +5,7 @@ create consumers.
 
 ::
 
-    want(n) ──room > asked for──▶ pull request (batch, 30 s, heartbeats) ──▶ on_offer per assignment
+    want(n) ──half of it is not asked for──▶ pull request (batch, 30 s, heartbeats) ──▶ on_offer per assignment
                  ▲                        │ 408 expired, 409, 404: what was not delivered is asked for again
                  └────────────────────────┴ silence (no heartbeat), reconnect: all requests are forgotten and made anew
 
@@ -50,8 +50,8 @@ class Offer:
     _connection: Connection
 
     def ack(self) -> None:
-        """Claimed or refused for good: not to be offered again."""
-        self._answer(b"+ACK")
+        """Claimed or refused for good: not to be offered again. In no hurry: the pool waits for half a minute."""
+        self._connection.send_along(wire.command(self._reply, "", b"", b"+ACK"))
 
     def nak(self, delay_s: float = 0.0) -> None:
         """Not now: offer it again, to any worker, after ``delay_s``."""
@@ -117,7 +117,7 @@ class PoolPuller:
     def _top_up(self) -> None:
         missing = self._wanted - self.asked_for
         now = self._clock.monotonic_s()
-        if missing <= 0 or self._subscription is None or not self._connection.is_connected:
+        if 2 * missing <= self._wanted or self._subscription is None or not self._connection.is_connected:
             return
         if now < self._not_before:
             self._wake.set()

@@ -5,6 +5,8 @@ through a queue group. The subject is the caller's identity: a credential allows
 
 * An answer is JSON. A refusal is a problem object and carries the header ``Aura-Problem: <status>``.
 * Handlers run concurrently, at most :data:`MAX_IN_FLIGHT` at once; above that the answer is 429 at once (G12).
+* Requests are taken where the socket is read, not by nats-py's queue and task per endpoint; its ``Service`` answers ``PING``, ``INFO`` and
+  ``STATS``, with what is counted here.
 * At most once: a lost request or answer is the caller's timeout, and the caller repeats it with the same
   ``Aura-Idempotency-Key``. A client never repeats by itself, except after "nobody listens", which means it was not delivered.
 """
@@ -12,12 +14,14 @@ through a queue group. The subject is the caller's identity: a credential allows
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
 import structlog
 from nats.micro.request import Request
+from nats.micro.service import Endpoint as MicroEndpoint
 from nats.micro.service import Service, ServiceConfig
 
 from aura.clock import Clock
@@ -25,6 +29,7 @@ from aura.errors import Unavailable
 from aura.ids import IdSource
 from aura.log import wire
 from aura.log.connection import Connection
+from aura.log.direct import RawHandler
 from aura.log.inbox import inbox_of, request
 
 log = structlog.get_logger("aura.log")
@@ -69,9 +74,10 @@ class RpcServer:
         self._service = Service(self._connection, config)
         await self._service.start()
         for endpoint in self._endpoints:
-            await self._service.add_endpoint(
-                name=endpoint.name, subject=endpoint.subject, handler=self._accept(endpoint.handler)
-            )
+            await self._service.add_endpoint(name=endpoint.name, subject=endpoint.subject, handler=_elsewhere)
+            registered = self._service._endpoints[-1]
+            if registered._subscription is not None:
+                self._connection.take_over(registered._subscription, self._accept(endpoint.handler, registered))
         await self._connection.flush()
 
     async def stop(self) -> None:
@@ -83,27 +89,44 @@ class RpcServer:
         if self._running:
             await asyncio.wait(self._running, timeout=10)
 
-    def _accept(self, handler: Handler) -> Callable[[Request], Awaitable[None]]:
-        async def accept(received: Request) -> None:
-            reply_to = received._msg.reply
-            if not reply_to:
+    def _accept(self, handler: Handler, counts: MicroEndpoint) -> RawHandler:
+        def accept(subject: bytes, reply: bytes, body: bytes, headers: bytes | None) -> None:
+            if not reply:
                 return
+            counts._num_requests += 1
+            reply_to = reply.decode()
             if len(self._running) >= MAX_IN_FLIGHT:
+                counts._num_errors += 1
                 self._answer(reply_to, 429, _problem(429, "overloaded", "too many commands at once"))
                 return
-            task = asyncio.get_running_loop().create_task(self._run(handler, received, reply_to))
+            task = asyncio.get_running_loop().create_task(
+                self._run(handler, counts, subject.decode(), wire.header_pairs(headers), body, reply_to)
+            )
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
         return accept
 
-    async def _run(self, handler: Handler, received: Request, reply_to: str) -> None:
+    async def _run(
+        self,
+        handler: Handler,
+        counts: MicroEndpoint,
+        subject: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        reply_to: str,
+    ) -> None:
+        began = time.perf_counter_ns()
         try:
-            status, body = await handler(received.subject, received.headers or {}, received.data)
+            status, answer = await handler(subject, headers, body)
         except Exception:  # the handler maps our own errors; anything else is a bug and must not end the service
-            log.exception("rpc.handler_failed", subject=received.subject)
-            status, body = 500, _problem(500, "internal", "internal error")
-        self._answer(reply_to, status, body)
+            log.exception("rpc.handler_failed", subject=subject)
+            status, answer = 500, _problem(500, "internal", "internal error")
+        self._answer(reply_to, status, answer)
+        if status >= 400:
+            counts._num_errors += 1
+        counts._processing_time += time.perf_counter_ns() - began
+        counts._average_processing_time = counts._processing_time // counts._num_requests
 
     def _answer(self, reply_to: str, status: int, body: bytes) -> None:
         headers = wire.header_block(((PROBLEM, str(status)),)) if status >= 400 else b""
@@ -111,6 +134,10 @@ class RpcServer:
             body = _problem(500, "too_large", "the answer is larger than a message may be")
             headers = wire.header_block(((PROBLEM, "500"),))
         self._connection.send(wire.command(reply_to, "", headers, body))
+
+
+async def _elsewhere(_request: Request) -> None:
+    """Requests do not come this way: :meth:`Connection.take_over`."""
 
 
 def _problem(status: int, code: str, title: str) -> bytes:

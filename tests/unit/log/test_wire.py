@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from aura.errors import InvalidRequest
 from aura.log import wire
-from aura.log.connection import Connection
 
 
 def go_rfc3339_nano(ns: int) -> bytes:
@@ -81,53 +79,3 @@ def test_recorded_needs_the_servers_headers() -> None:
     assert found.stored_at_ns % 1_000_000_000 == 500_000_000
     with pytest.raises(ValueError, match=r"not a stored message|substring not found|not enough"):
         wire.recorded(b"NATS/1.0\r\nNats-Subject: forged\r\n\r\n", b"")
-
-
-BODY = st.binary(max_size=60)
-MESSAGE = st.tuples(st.sampled_from([1, 2]), st.booleans(), st.booleans(), BODY)
-
-
-@given(st.lists(MESSAGE, max_size=30), st.lists(st.integers(min_value=1, max_value=40), min_size=1), st.booleans())
-def test_the_parser_finds_the_same_messages_however_the_bytes_arrive(
-    messages: list[tuple[int, bool, bool, bytes]], sizes: list[int], pings: bool
-) -> None:
-    wanted, stream = [], b""
-    for sid, with_reply, with_headers, body in messages:
-        headers = b"NATS/1.0\r\nA: b\r\n\r\n" if with_headers else None
-        reply = b"r.1" if with_reply else b""
-        fields = [b"s.%d" % sid, b"%d" % sid, *([reply] if reply else [])]
-        if headers is not None:
-            fields += [b"%d" % len(headers), b"%d" % (len(headers) + len(body))]
-            stream += b"HMSG %b\r\n%b%b\r\n" % (b" ".join(fields), headers, body)
-        else:
-            stream += b"MSG %b %d\r\n%b\r\n" % (b" ".join(fields), len(body), body)
-        if pings:
-            stream += b"PONG\r\n+OK\r\n"
-        wanted.append((b"s.%d" % sid, reply, body, headers))
-    found: list[tuple[bytes, bytes, bytes, bytes | None]] = []
-
-    async def feed() -> None:
-        connection = Connection()
-        for sid in (1, 2):
-            connection.raw_handlers[sid] = lambda *message: found.append(message)
-        position, turn = 0, 0
-        while position < len(stream):
-            size = sizes[turn % len(sizes)]
-            await connection._ps.parse(stream[position : position + size])
-            position, turn = position + size, turn + 1
-
-    asyncio.run(feed())
-    assert found == wanted
-
-
-async def test_a_handler_that_raises_does_not_stop_the_others() -> None:
-    connection = Connection()
-    seen: list[bytes] = []
-
-    def broken(*_message: object) -> None:
-        raise KeyError("bug")
-
-    connection.raw_handlers[1] = broken
-    connection.raw_handlers[2] = lambda _s, _r, body, _h: seen.append(body)
-    await connection._ps.parse(b"MSG a 1 1\r\nx\r\nMSG a 2 1\r\ny\r\nPONG\r\nMSG a 1 1\r\nx\r\nMSG a 2 1\r\nz\r\n")
-    assert seen == [b"y", b"z"]
