@@ -1,8 +1,9 @@
 """API keys: issued and revoked as guarded events of the log, and folded from it by every gateway.
 
 A key is ``aura_<key id>_<secret>``, 256 bits of secret. It exists in the answer to ``issue_key`` and at its holder's; the log has its
-SHA-256. A repeat of ``issue_key`` with the same ``Idempotency-Key`` meets the key it made and is refused with ``Conflict``: what was
-shown once is not shown again.
+SHA-256. With an ``Idempotency-Key`` both parts are derived from it, from who asks and from this installation's key-encryption key, so a
+repeat by the same caller is answered with the same key, which nobody has kept meanwhile; another request under that
+``Idempotency-Key`` is refused with ``KeyReused``. Without one they are drawn.
 
 An event that cannot be read spoils only the key that its subject names: that one counts as revoked from there on (G17).
 """
@@ -132,28 +133,28 @@ class AccessKeys:
         self._ids = ids
 
     async def issue(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
-        """Make a key; the answer is the only place where it is ever shown. Raises ``Conflict``, ``Forbidden``, ``InvalidRequest``."""
+        """Make a key, or answer a repeat as the first time. Raises ``Forbidden``, ``InvalidRequest``, ``KeyReused``, and ``Conflict`` when
+        the key cannot be told again, because it was not made under today's key-encryption key."""
         request = r.parse(r.IssueKey, params)
-        now = rfc3339(self._clock.now())
-        expires_at = _instant(request.expires_at)
-        if expires_at is not None and expires_at <= now:
-            raise InvalidRequest("expires_at is not in the future", field="expires_at")
         if not within(request.projects, caller.projects):
             raise Forbidden("a key of other projects than one's own is not for you to issue")
-        self._check_room((await self._all()).keys.values(), now, caller)
-        key_id = self._key_id(caller)
-        secret = base64.urlsafe_b64encode(self._ids.random_bytes(SECRET_BYTES)).rstrip(b"=").decode()
-        key = f"{PREFIX}{key_id}_{secret}"
-        projects = tuple(sorted(set(request.projects))) if request.projects is not None else None
+        key_id, secret = self._drawn(caller)
+        key = f"{PREFIX}{key_id}_{base64.urlsafe_b64encode(secret).rstrip(b'=').decode()}"
         command = domain.IssueKey(
             key_id=key_id,
             digest=hashlib.sha256(key.encode()).hexdigest(),
             role=request.role,
-            projects=projects,
+            projects=tuple(sorted(set(request.projects))) if request.projects is not None else None,
             label=request.label,
-            expires_at=expires_at,
+            expires_at=_instant(request.expires_at),
             by=caller.actor,
         )
+        now = rfc3339(self._clock.now())
+        known = (await self._load(key_id))[1] if caller.idempotency_key is not None else None
+        if known is None:
+            if command.expires_at is not None and command.expires_at <= now:
+                raise InvalidRequest("expires_at is not in the future", field="expires_at")
+            self._check_room((await self._all()).keys.values(), now, caller)
         record = await self._execute(key_id, command, caller)
         return {"key": key, **described(record, now), "seq": record.seq}
 
@@ -187,13 +188,15 @@ class AccessKeys:
         if len(standing) >= most:
             raise InvalidRequest(f"there are {len(standing)} keys; no more are made: revoke some")
 
-    def _key_id(self, caller: Caller) -> str:
+    def _drawn(self, caller: Caller) -> tuple[str, bytes]:
+        """A key's id and secret."""
         if caller.idempotency_key is None:
-            drawn = self._ids.random_bytes(10)
+            drawn, secret = self._ids.random_bytes(10), self._ids.random_bytes(SECRET_BYTES)
         else:
-            keyed = self._content.fingerprint(f"access key\0{caller.actor}\0{caller.idempotency_key}".encode())
-            drawn = hashlib.sha256(keyed.encode()).digest()[:10]
-        return base64.b32encode(drawn).decode().lower()
+            used = f"access key\0{caller.actor}\0{caller.idempotency_key}".encode()
+            drawn = hashlib.sha256(self._content.fingerprint(used).encode()).digest()[:10]
+            secret = self._content.secret(used)
+        return base64.b32encode(drawn).decode().lower(), secret
 
     async def _all(self) -> KeyFold:
         fold = KeyFold()

@@ -5,7 +5,7 @@
     (none) ─issued→ ACTIVE ─revoked→ REVOKED        past expires_at an ACTIVE key opens nothing
 
 The log holds the SHA-256 of a key, never the key. What a key may do never changes: issue another and revoke this one. So a gateway
-that has folded a key knows all about it but whether it is revoked. Revoking twice is ``[]``.
+that has folded a key knows all about it but whether it is revoked. Revoking twice is ``[]``, and so is issuing the same key again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import assert_never, get_args
 
-from aura.errors import Conflict, InvalidRequest, NotFound
+from aura.errors import Conflict, InvalidRequest, KeyReused, NotFound
 from aura.events import catalogue as e
 
 Role = e.AccessRole
@@ -95,11 +95,16 @@ KeyCommand = IssueKey | RevokeKey
 
 
 def decide(state: KeyState | None, command: KeyCommand) -> list[e.KeyEvent]:
-    """The events that ``command`` leads to. Raises ``Conflict`` (issued already), ``NotFound``."""
+    """The events that ``command`` leads to. Raises ``KeyReused`` (issued for something else), ``Conflict`` (issued with another secret),
+    ``NotFound``."""
     match command:
         case IssueKey(key_id, digest, role, projects, label, expires_at, by):
             if state is not None:
-                raise Conflict("this key was issued already, and its secret is shown once: revoke it and issue another")
+                if (state.role, state.projects, state.label, state.expires_at) != (role, projects, label, expires_at):
+                    raise KeyReused("this Idempotency-Key was used with another request")
+                if state.digest != digest:
+                    raise Conflict("this key was issued already and cannot be shown again: revoke it and issue another")
+                return []
             own = list(projects) if projects is not None else None
             return [
                 e.SystemKeyIssued(

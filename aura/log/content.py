@@ -243,6 +243,10 @@ class SealedContent:
         """See the port."""
         return self._keys.fingerprint(data)
 
+    def secret(self, data: bytes) -> bytes:
+        """See the port."""
+        return self._keys.secret(data)
+
     def _seal(self, data_key: bytes, subject: str, plaintext: bytes) -> tuple[bytes, ContentRef]:
         salt = self._ids.random_bytes(SALT_BYTES)
         ref = ContentRef(bytes=len(plaintext), digest=sealing.digest(salt, plaintext))

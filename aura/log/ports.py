@@ -65,6 +65,9 @@ class ContentStore(Protocol):
     def fingerprint(self, data: bytes) -> str:
         """A keyed hash, 11 URL-safe characters (64 bits), that reveals nothing of ``data`` to who has no key. Deterministic."""
 
+    def secret(self, data: bytes) -> bytes:
+        """32 bytes that nobody can guess who has no key, the same for the same ``data``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Erased:

@@ -7,6 +7,8 @@ Formats (fixed; golden values in ``tests/unit/log/test_sealing.py``):
 * wrapped key = base64(nonce (12) ‖ AES-256-GCM(KEK, data key (32), aad = ``aura-data-key:<project>:<job>``)).
 * content digest = ``"sha256:" + hex(SHA-256(salt (16) ‖ plaintext))``; the salt is sealed with the plaintext, so the digest in
   the log says nothing about content that can be guessed.
+* derived secret = HMAC-SHA256 under another key derived from the KEK (HKDF): what was given out for a request can be given again to a
+  repeat of that request, and is kept nowhere.
 * fingerprint = first 64 bits of HMAC-SHA-256 under a key derived from the KEK (HKDF), base64url: the same for the same data, for
   ever, and useless to who has the log but not the KEK.
 
@@ -67,8 +69,8 @@ class KeyRing:
             raise ConfigError(f"the key-encryption key must have {KEY_BYTES} bytes, not {len(kek)}")
         self._kek = AESGCM(kek)
         self._ids = ids
-        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"aura fingerprint v1")
-        self._fingerprint_key = derived.derive(kek)
+        self._fingerprint_key = _derived(kek, b"aura fingerprint v1")
+        self._secret_key = _derived(kek, b"aura secret v1")
 
     def new_data_key(self) -> bytes:
         """A fresh data key."""
@@ -91,6 +93,14 @@ class KeyRing:
         """11 URL-safe characters; see the module docstring."""
         mac = hmac.digest(self._fingerprint_key, data, "sha256")
         return base64.urlsafe_b64encode(mac[:8]).rstrip(b"=").decode()
+
+    def secret(self, data: bytes) -> bytes:
+        """32 bytes; see the module docstring."""
+        return hmac.digest(self._secret_key, data, "sha256")
+
+
+def _derived(kek: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(kek)
 
 
 def _key_name(project: int, job_id: str) -> bytes:

@@ -314,7 +314,14 @@ async def test_keys_are_issued_by_directors_and_only_for_their_own_projects(worl
         keyed = {"idempotency-key": "k"}
         first = await boss.post("/auth/keys", json={"role": "viewer"}, headers=keyed)
         again = await boss.post("/auth/keys", json={"role": "viewer"}, headers=keyed)
-        assert (first.status_code, again.status_code) == (201, 409), "one key, and its secret is shown once"
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert first.json() == again.json(), "one key, told again to who asked for it"
+        other = await boss.post("/auth/keys", json={"role": "director"}, headers=keyed)
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+        stranger = await local.post("/auth/keys", json={"role": "viewer", "projects": [1]}, headers=keyed)
+        assert stranger.json()["key_id"] != first.json()["key_id"], "another caller's key of that name is another"
+        listed_ids = [row["key_id"] for row in (await boss.get("/auth/keys")).json()]
+        assert listed_ids.count(first.json()["key_id"]) == 1
 
 
 async def test_refusals_with_a_name_are_in_the_log_once_a_minute_and_others_are_not_G13(world: World) -> None:

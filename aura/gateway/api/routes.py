@@ -329,7 +329,7 @@ _ACCESS = (
          kind="free", action="access.me"),
     _get("/auth/keys", "list_keys", access.keys, "API keys, newest first; never the keys themselves", "access",
          _ok("Keys", a.array(a.AccessKey)), action="keys.read"),
-    _auth("/auth/keys", "issue_key", access.issue, "Issue an API key: it is shown once", "keys.manage", a.IssuedKey,
+    _auth("/auth/keys", "issue_key", access.issue, "Issue an API key: only this answer has it", "keys.manage", a.IssuedKey,
           body=r.IssueKey, headers=("x-director-key",), errors=(409,)),
     _auth("/auth/keys/{key_id}/revoke", "revoke_key", access.revoke, "Revoke an API key, with what it has open", "keys.manage",
           a.AccessKey, body=r.Because, headers=("x-director-key",), errors=(404,)),

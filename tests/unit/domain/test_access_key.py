@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aura.domain.access_key import IssueKey, KeyState, RevokeKey, actor_of, check_key_id, decide, evolve
-from aura.errors import Conflict, InvalidRequest, NotFound
+from aura.errors import Conflict, InvalidRequest, KeyReused, NotFound
 from aura.events.catalogue import SystemKeyIssued, SystemKeyRevoked
 
 KEY = "abcdefghijklmn23"
@@ -31,8 +33,12 @@ def test_issue() -> None:
 def test_a_key_is_issued_once_also_after_it_was_revoked() -> None:
     revoked = evolve(_issued(), SystemKeyRevoked(key_id=KEY, by="user:x"))
     for state in (_issued(), revoked):
+        assert decide(state, ISSUE) == []
         with pytest.raises(Conflict):
-            decide(state, ISSUE)
+            decide(state, replace(ISSUE, digest="1e" * 32))
+        for other in (replace(ISSUE, role="viewer"), replace(ISSUE, projects=None), replace(ISSUE, label="cd")):
+            with pytest.raises(KeyReused):
+                decide(state, other)
 
 
 def test_revoke_once_and_again_is_already_so() -> None:
