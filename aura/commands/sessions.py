@@ -223,16 +223,22 @@ class SessionOperations(Operations):
     # ------------------------------------------------------------ people
 
     async def cancel(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
-        """Cancel a session, with its job: ``{session_id, project_id, job_id, status, seq}``. Raises ``NotFound``, ``Conflict``."""
+        """Cancel a session, with its job (which remembers the ``Idempotency-Key``): ``{session_id, project_id, job_id, status, seq}``.
+        Raises ``NotFound``, ``Conflict``, ``KeyReused``."""
         session_id, rest = self._split(params, "session_id")
         request = r.parse(r.CancelSession, rest)
         head = await self.sessions.find(
             subjects.check_name(session_id, "session_id"), allowed(caller, request.project_id)
         )
+        key = self._key("cancel_session", f"{head.project}.{head.session_id}", request, caller)
+        if key is not None:
+            seen = (await self.jobs.head(head.state.job_id, consistent=True)).state.key_seen(key.key)
+            if seen is not None and not seen.of_request(key.body):
+                raise KeyReused("this Idempotency-Key was used with another request")
         if head.state.status is domain.SessionStatus.RUNNING:
             cancel = c.CancelJob(caller.actor, self._policy.retention_s, request.reason)
             try:
-                await self.jobs.execute(head.state.job_id, cancel, caller)
+                await self.jobs.execute(head.state.job_id, cancel, caller, key)
             finally:  # a job that has ended otherwise cannot be cancelled, but then its session ends as it did
                 head = await self.settle(head.project, session_id, caller) or head
         if head.state.status is not domain.SessionStatus.CANCELLED:

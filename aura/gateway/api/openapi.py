@@ -122,6 +122,9 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     return found
 
 
+_COMPOUND = {"array", "object"}
+
+
 def _request_body(endpoint: Endpoint) -> dict[str, Any]:
     bodies = endpoint.body if isinstance(endpoint.body, tuple) else (endpoint.body,)
     shapes: list[dict[str, Any]] = [{"$ref": _REF.format(model=body.__name__)} for body in bodies if body is not None]
@@ -131,6 +134,19 @@ def _request_body(endpoint: Endpoint) -> dict[str, Any]:
         "required": False,
         "content": {"application/json": {"schema": shapes[0] if len(shapes) == 1 else {"anyOf": shapes}}},
     }
+
+
+def _arguments(endpoint: Endpoint, schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    """The body's fields as query parameters, but for those that are lists or objects."""
+    bodies = endpoint.body if isinstance(endpoint.body, tuple) else (endpoint.body,)
+    fields: dict[str, Any] = {}
+    for body in bodies:
+        fields |= schemas[body.__name__].get("properties", {}) if body is not None else {}
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in fields.items()
+        if not _COMPOUND & {part.get("type") for part in (schema, *schema.get("anyOf", ()))} and "$ref" not in schema
+    ]
 
 
 def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -149,9 +165,7 @@ def _operation(endpoint: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if endpoint.action in PUBLIC:
         operation["security"] = []
     if endpoint.text_field is not None:
-        operation["parameters"].append(
-            {"name": endpoint.text_field, "in": "query", "required": False, "schema": {"type": "string"}}
-        )
+        operation["parameters"] += _arguments(endpoint, schemas)
     if endpoint.body is not None:
         operation["requestBody"] = _request_body(endpoint)
     return operation

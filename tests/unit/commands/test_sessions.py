@@ -18,6 +18,7 @@ from aura.errors import (
     Fenced,
     Forbidden,
     InvalidRequest,
+    KeyReused,
     LogRegression,
     NotFound,
     PoisonEvent,
@@ -275,6 +276,16 @@ async def test_cancelling_a_session_cancels_its_job(world: SessionWorld, when: s
     assert (ended["type"], ended["by"], ended["reason"]) == ("session.cancelled", "user:ada", "enough")
     assert (await world.events("job"))[-1]["type"] == "job.cancelled"
     assert (await world.service.call("cancel_session", {"session_id": SESSION}, CALLER))["seq"] == answer["seq"]
+
+
+async def test_a_keyed_cancel_of_a_session_is_repeated_and_not_reused(world: SessionWorld) -> None:
+    await world.run()
+    keyed = replace(CALLER, idempotency_key="k")
+    asked = {"session_id": SESSION, "reason": "enough"}
+    first = await world.service.call("cancel_session", asked, keyed)
+    assert await world.service.call("cancel_session", asked, keyed) == first
+    with pytest.raises(KeyReused):
+        await world.service.call("cancel_session", {"session_id": SESSION, "reason": "another"}, keyed)
 
 
 async def test_cancelling_what_is_over_tells_how_it_ended(world: SessionWorld) -> None:
