@@ -32,7 +32,8 @@ _SYSTEM = (
 
 
 async def analyse(context: AgentContext) -> dict[str, Any]:
-    """``{parameters, extractor, assumptions}``. Raises ``AgentError`` for a strategy without words."""
+    """``{parameters, extractor, understood, assumptions}``. ``understood`` is false when the text said nothing that a parameter could be
+    taken from. Raises ``AgentError`` for a strategy without words."""
     text = context.input.get("strategy_description")
     if not isinstance(text, str) or not text.strip():
         raise AgentError("There is no strategy to read.", error_code="empty_strategy")
@@ -46,10 +47,14 @@ async def analyse(context: AgentContext) -> dict[str, Any]:
     await context.progress(80, "Checking the parameters", {"extractor": extractor})
     flat = found.to_json()
     assumed = [name for name, source in flat["sources"].items() if source == "default"]
-    await context.progress(
-        100, "Parameters are clear", {"category": found.category, "horizon_weeks": found.horizon_weeks}
-    )
-    return {"parameters": flat, "extractor": extractor, "assumptions": [_assumption(flat, name) for name in assumed]}
+    step = "Parameters are clear" if found.sources else "Nothing in the text could be read: using the defaults"
+    await context.progress(100, step, {"category": found.category, "horizon_weeks": found.horizon_weeks})
+    return {
+        "parameters": flat,
+        "extractor": extractor,
+        "understood": len(assumed) < len(flat["sources"]),
+        "assumptions": [_assumption(flat, name) for name in assumed],
+    }
 
 
 def _assumption(flat: dict[str, Any], name: str) -> str:

@@ -40,6 +40,8 @@ async def recommend(context: AgentContext) -> dict[str, Any]:
         f"{totals['units']} units of {_plain(chosen['category'])} in {len(weeks)} weeks from {weeks[0]['week']} "
         f"({totals['lower']} to {totals['upper']}), {uplift['units']:+d} through the discount."
     )
+    if not context.results["strategy_analyst"]["understood"]:
+        summary = f"Nothing in the text could be read as a strategy; with the defaults: {summary}"
     await context.progress(100, "The plan is ready", {"order_units": order})
     return {
         "summary": summary,

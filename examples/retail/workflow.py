@@ -26,6 +26,7 @@ async def run(context: WorkflowContext) -> dict[str, Any]:
         "summary": plan["summary"],
         "parameters": read["parameters"],
         "extractor": read["extractor"],
+        "understood": read["understood"],
         "assumptions": read["assumptions"],
         **forecast,
         "recommendation": plan,

@@ -35,7 +35,7 @@ def context(text: object = "", **results: Any) -> AgentContext:
 
 async def forecast(text: str) -> dict[str, Any]:
     chosen = extract(text).to_json()
-    return await forecaster.forecast(context(strategy_analyst={"parameters": chosen}))
+    return await forecaster.forecast(context(strategy_analyst={"parameters": chosen, "understood": True}))
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,18 @@ async def test_every_category_and_the_extremes_can_be_forecast() -> None:
 async def test_the_plan_orders_more_than_is_expected() -> None:
     found = await forecast("snacks for 4 weeks, 10% off")
     chosen = extract("snacks for 4 weeks, 10% off").to_json()
-    plan = await planner.recommend(context(strategy_analyst={"parameters": chosen}, demand_forecaster=found))
+    plan = await planner.recommend(
+        context(strategy_analyst={"parameters": chosen, "understood": True}, demand_forecaster=found)
+    )
     assert plan["order_units"] == found["totals"]["units"] + plan["safety_stock"] > found["totals"]["units"]
     assert plan["peak_week"] in {row["week"] for row in found["forecast"]}
     assert any("10 % discount" in line for line in plan["actions"])
+    guessed = await planner.recommend(
+        context(strategy_analyst={"parameters": chosen, "understood": False}, demand_forecaster=found)
+    )
+    assert (
+        guessed["summary"] == f"Nothing in the text could be read as a strategy; with the defaults: {plan['summary']}"
+    )
 
 
 async def test_nothing_to_read_is_said_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +147,8 @@ async def test_nothing_to_read_is_said_in_plain_words(monkeypatch: pytest.Monkey
     found = await analyst.analyse(context("Sell bread"))
     assert found["extractor"] == "rules"
     assert "discount pct: 0 (not in the text)" in found["assumptions"]
+    assert found["understood"]
+    assert not (await analyst.analyse(context("Make us proud")))["understood"]
 
 
 @pytest.mark.parametrize(
