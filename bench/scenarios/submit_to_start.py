@@ -2,8 +2,8 @@
 
 The clock starts before the request is written; ``assigned`` is when a NATS subscriber of the committed space sees the event, ``started``
 when the handler runs in the worker's process. Producer, gateway, scheduler, projector, worker, nats-server and Postgres share the cores.
-Open loop: a late answer does not slow the producer. Baseline: a PING and its PONG with
-the same nats-server, meanwhile idle: what one hop there and back costs on this machine at this hour.
+Open loop: a late answer does not slow the producer. Baseline, in the same minute: the bare prototype of ``bench/prototype.py`` at
+the same rate, which does nothing but the two appends and deliveries that are on every job's way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bench import stack
+from bench import prototype, stack
 from bench.bench import Bench, Scenario
 from bench.figures import Figure, Target
 from bench.samples import Latency
@@ -23,30 +23,27 @@ async def run(bench: Bench) -> None:
     """See the module docstring."""
     seconds = bench.pick(30, 8)
     with bench.scratch("start") as folder:
+        bare = await prototype.measure(folder, RATE, bench.pick(12, 5))
         async with stack.running(folder, RATE * (seconds + 5)) as system:
-            hop = await _hop(system)
             await _paced(system, 0, RATE * 4)
             meter = system.meter()
             assigned, started = await _paced(system, RATE * 4, RATE * seconds)
             note = f"open loop, over HTTP; client and all servers share the cores; {meter.text(RATE * seconds)}"
-            _report(bench, "submit → assigned", assigned, hop, Target(at_most=4.0), None, note)
-            _report(bench, "submit → handler started", started, hop, Target(at_most=6.0), Target(at_most=30.0), note)
+            _report(bench, "submit → assigned", assigned, bare.assigned, Target(at_most=4.0), None, note)
+            _report(
+                bench,
+                "submit → handler started",
+                started,
+                bare.started,
+                Target(at_most=6.0),
+                Target(at_most=30.0),
+                note,
+            )
 
 
-def _report(bench: Bench, name: str, found: Latency, hop: Latency, p50: Target, p99: Target | None, note: str) -> None:
-    bench.report(Figure(f"{name}, p50", found.p50, "ms", hop.p50, "NATS ping", p50, f"{found.text()}; {note}"))
-    bench.report(Figure(f"{name}, p99", found.p99, "ms", hop.p99, "NATS ping", p99))
-
-
-async def _hop(system: stack.Stack) -> Latency:
-    """PING and PONG with nats-server, now and then, as the jobs come."""
-    samples = []
-    for _ in range(300):
-        began = time.perf_counter_ns()
-        await system.connection.flush()
-        samples.append(time.perf_counter_ns() - began)
-        await asyncio.sleep(0.003)
-    return Latency.of_ns(samples)
+def _report(bench: Bench, name: str, found: Latency, bare: Latency, p50: Target, p99: Target | None, note: str) -> None:
+    bench.report(Figure(f"{name}, p50", found.p50, "ms", bare.p50, "bare prototype", p50, f"{found.text()}; {note}"))
+    bench.report(Figure(f"{name}, p99", found.p99, "ms", bare.p99, "bare prototype", p99))
 
 
 async def _paced(system: stack.Stack, first: int, count: int) -> tuple[Latency, Latency]:
