@@ -20,6 +20,7 @@ from aura.errors import Unavailable
 from aura.ids import IdSource, SystemIds
 from aura.runtime import postgres_cluster as cluster
 from aura.runtime import postgres_user
+from aura.runtime.children import NICENESS
 from aura.runtime.files import private_folder, write_private
 from aura.runtime.logs import last_lines
 from aura.runtime.ports import choose
@@ -126,6 +127,7 @@ class EmbeddedPostgres:
                 cluster.ENVIRONMENT,
                 death_signal=signal.SIGQUIT,
                 become=run_as.become,
+                niceness=NICENESS["postgres"],
             )
         )
         await self._ready(self.child)

@@ -43,6 +43,8 @@ class Program:
     cwd: Path | None = None
     death_signal: signal.Signals = signal.SIGKILL
     become: Callable[[], None] | None = None
+    #: How far it gives way to others when processors are short (``nice(2)``; 0 = not at all).
+    niceness: int = 0
     #: At most 32 KiB, so that a pipe takes it at once.
     stdin: bytes = field(default=b"", repr=False)
 
@@ -122,9 +124,11 @@ class Child:
 def start(program: Program) -> Child:
     """Start it; returns at once. Raises ``OSError`` or ``subprocess.SubprocessError`` (the child could not ``become``)."""
     parent = os.getpid()
-    become, death_signal = program.become, program.death_signal
+    become, death_signal, niceness = program.become, program.death_signal, program.niceness
 
     def prepare() -> None:
+        if niceness:
+            os.nice(niceness)
         if become is not None:
             become()
         die_with_parent(death_signal, parent)

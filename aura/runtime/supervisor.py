@@ -47,7 +47,15 @@ from aura.config import Settings
 from aura.errors import ConfigError, Unavailable
 from aura.ids import SystemIds
 from aura.runtime import provision
-from aura.runtime.children import AURA_COMMAND, COMPONENTS, DEMO_WORKERS, DRAIN_S, ChildEnvironment, WorkerSpec
+from aura.runtime.children import (
+    AURA_COMMAND,
+    COMPONENTS,
+    DEMO_WORKERS,
+    DRAIN_S,
+    NICENESS,
+    ChildEnvironment,
+    WorkerSpec,
+)
 from aura.runtime.embedded_nats import EmbeddedNats
 from aura.runtime.embedded_postgres import EmbeddedPostgres
 from aura.runtime.files import FolderLock, private_folder
@@ -284,16 +292,17 @@ class Supervisor:
 
     async def _start_components(self, environment: ChildEnvironment) -> None:
         for name in COMPONENTS:
-            self._components.append(self._python(name, [name], environment.of_component(name), DRAIN_S[name]))
+            self._components.append(self._python(name, [name], environment.of_component(name), name))
         for spec in self._workers:
             env = environment.of_worker(spec.name)
-            self._worker_keepers.append(self._python(f"worker-{spec.name}", spec.command(), env, DRAIN_S["worker"]))
+            self._worker_keepers.append(self._python(f"worker-{spec.name}", spec.command(), env, "worker"))
         for keeper in (*self._components, *self._worker_keepers):
             await keeper.start()
 
-    def _python(self, name: str, args: Sequence[str], env: dict[str, str], drain_s: float) -> Keeper:
+    def _python(self, name: str, args: Sequence[str], env: dict[str, str], kind: str) -> Keeper:
         env = env | {RUN_VARIABLE: self._state.run}
-        program = Program(name, [*self._command, *args], self._logs / f"{name}.log", env)
+        log, niceness, drain_s = self._logs / f"{name}.log", NICENESS.get(kind, 0), DRAIN_S[kind]
+        program = Program(name, [*self._command, *args], log, env, niceness=niceness)
 
         async def launch() -> Child:
             return start(program)

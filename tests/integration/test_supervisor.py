@@ -154,6 +154,13 @@ async def test_it_starts_everything_and_says_where(up: Up) -> None:
     assert password not in text
 
 
+async def test_read_models_and_workers_give_way_to_the_path_of_a_job(up: Up) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    gives_way = {child: os.getpriority(os.PRIO_PROCESS, up.pid(child)) - own for child in CHILDREN}
+    assert {child for child, less in gives_way.items() if less == 0} == {"nats", "gateway", "scheduler"}
+    assert all(gives_way[child] > 0 for child in ("postgres", "projector", "worker-w0", "worker-w1"))
+
+
 async def test_other_commands_find_it_and_only_while_it_runs(up: Up) -> None:
     plain = config.load({"data_dir": str(up.data)}, env={})
     for component, role in (("admin", "aura_owner"), ("projector", "aura_owner"), ("gateway", "aura_reader")):
