@@ -60,7 +60,7 @@ class ReportOperations(Operations):
     async def complete(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
         """Hand in a result: COMPLETED, or SUBMITTED with ``success: false``. Raises ``Fenced``, ``Conflict``, ``TooLarge``."""
         job_id, request = self._job(params, r.Complete)
-        details = _encoded(None if request.details == {} else request.details, "details")
+        details = _encoded(request.details, "details")
         report = _Report(self, caller, request.attempt, request.output_count, "result", details)
         types = (JobCompleted,) if request.success else (JobSubmitted,)
 

@@ -117,6 +117,12 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+class Report(Request):
+    """What workers say: nothing is taken for what it only resembles (``"yes"`` is no truth value)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True)
+
+
 class Task(Request):
     """One task of a PRD. ``depends_on`` names other tasks by index (0 …) or by ``name``; durations are seconds."""
 
@@ -169,20 +175,20 @@ class Claim(Request):
         return self
 
 
-class Heartbeat(Request):
+class Heartbeat(Report):
     """Renew a lease."""
 
     attempt: Attempt | None = None
 
 
-class Lease(Request):
+class Lease(Report):
     """An attempt that a worker says it is working on."""
 
     job_id: JobId
     attempt: Attempt
 
 
-class Heartbeats(Request):
+class Heartbeats(Report):
     """All leases of a worker at once."""
 
     in_flight: Annotated[list[Lease], Field(max_length=10_000)] = []
@@ -197,7 +203,7 @@ class Hello(Request):
     interval_s: Annotated[float, Field(gt=0, le=3_600)] | None = None
 
 
-class Stream(Request):
+class Stream(Report):
     """A piece of output text."""
 
     chunk: Output
@@ -205,7 +211,7 @@ class Stream(Request):
     attempt: Attempt | None = None
 
 
-class Log(Request):
+class Log(Report):
     """One log line."""
 
     line: Output
@@ -213,7 +219,7 @@ class Log(Request):
     attempt: Attempt | None = None
 
 
-class Progress(Request):
+class Progress(Report):
     """How far, and what is being done; in a workflow by which ``agent``, with ``data`` for whoever watches (a JSON object)."""
 
     percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
@@ -223,7 +229,7 @@ class Progress(Request):
     attempt: Attempt | None = None
 
 
-class Stage(Request):
+class Stage(Report):
     """One stage of a pipeline moved."""
 
     stage: Name
@@ -231,7 +237,7 @@ class Stage(Request):
     attempt: Attempt | None = None
 
 
-class Complete(Request):
+class Complete(Report):
     """Hand in a result. ``output_count`` is what the SDK wrote; without it the output log is asked."""
 
     success: bool
@@ -240,7 +246,7 @@ class Complete(Request):
     output_count: Annotated[int, Field(ge=0)] | None = None
 
 
-class Fail(Request):
+class Fail(Report):
     """The attempt failed. ``reason`` is content: kept encrypted with the job, never in an event."""
 
     reason: Output = ""
@@ -250,7 +256,7 @@ class Fail(Request):
     output_count: Annotated[int, Field(ge=0)] | None = None
 
 
-class Release(Request):
+class Release(Report):
     """Give the job back unharmed, optionally not to be run again for ``delay_s`` seconds."""
 
     delay_s: Annotated[float, Field(ge=0, le=30 * 86_400, allow_inf_nan=False)] = 0
@@ -263,7 +269,7 @@ class Because(Request):
     reason: Reason = ""
 
 
-class SessionReport(Request):
+class SessionReport(Report):
     """What the worker of a workflow says of its session. ``workflow`` goes with ``started``, ``agent`` with the others; ``output`` is any
     JSON and content; ``message`` is shown to the workflow's user and kept in the log."""
 

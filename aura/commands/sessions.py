@@ -4,8 +4,9 @@ A worker speaks over ``cmd.aura.worker.<id>.session``; it is believed only for t
 the job was created for. That is checked on the job, a moment before the session's own event is appended; should the attempt end in that
 moment, the session's ``attempt`` fences what comes late (``domain/session.py``).
 
-``run_workflow`` stores the job and the session's ``started`` in one atomic batch: there is never one without the other. The ids are made
-from project and session id, so a repeat, by whomever, meets the first one: the same request → the same job, another → ``Conflict``.
+``run_workflow`` stores the job and the session's ``started`` in one atomic batch: there is never one without the other. The job's id is
+made from the caller's ``Idempotency-Key``, or without one from project and session id; so a repeat, by whomever, meets the first one:
+the same request → the same job; another under that key → ``KeyReused``, under that session id → ``Conflict``.
 
 What agents hand in is content of the job: written before the event that refers to it, erased with the job.
 """
@@ -246,11 +247,14 @@ class SessionOperations(Operations):
         return {**_answer(head), "project_id": head.project, "job_id": head.state.job_id}
 
     async def run(self, params: dict[str, Any], caller: Caller) -> dict[str, Any]:
-        """Start a workflow, once: ``{session_id, project_id, job_id, seq}``. Raises ``Conflict`` when the session id was used for
-        anything else, ``InvalidRequest``, ``TooLarge``, ``Unavailable``."""
+        """Start a workflow, once: ``{session_id, project_id, job_id, seq}``. Raises ``KeyReused`` when the caller's ``Idempotency-Key``
+        was used for anything else, ``Conflict`` when the session id was, ``InvalidRequest``, ``TooLarge``, ``Unavailable``."""
         request = r.parse(r.RunWorkflow, params)
         project, session_id = request.project_id, request.session_id
-        root = identifiers.derived("session", project, session_id)
+        if caller.idempotency_key is None:
+            root = identifiers.derived("session", project, session_id)
+        else:
+            root = identifiers.derived("workflow", project, caller.actor, caller.idempotency_key)
         body = f"workflow\0{project}\0{session_id}\0{request.model_dump_json(exclude={'session_id', 'project_id'})}"
         fingerprint = self._ports.content.fingerprint
         key = KeyUse(fingerprint(f"session\0{project}\0{session_id}".encode()), fingerprint(body.encode()))
@@ -271,7 +275,10 @@ class SessionOperations(Operations):
         job_id = identifiers.derived("job", root, 0)
         own = await self.sessions.load(project, session_id, consistent=True)
         if own is not None and own.state.job_id != job_id:
-            raise Conflict("this session id belongs to another job", status=own.state.status.value)
+            # Somebody started it under another key, or under none. A key that made another session is told so first.
+            if caller.idempotency_key is not None and await self._ports.store.last(subjects.job_guard(project, job_id)):
+                raise KeyReused("this Idempotency-Key was used with another request")
+            return await self._started(own, key.body)
 
         def started(refs: Sequence[ContentRef]) -> list[Append]:
             command = domain.StartSession(job_id, request.workflow, input=refs[0])
@@ -281,8 +288,28 @@ class SessionOperations(Operations):
         try:
             answer = await self._intake.submit(prd, caller, key, root=root, beside=started)
         except KeyReused as error:
+            if caller.idempotency_key is not None:
+                raise
             raise Conflict("this session id was used with another request") from error
+        except Unavailable:
+            own = await self.sessions.load(project, session_id, consistent=True)
+            if own is None or own.state.job_id == job_id:
+                raise
+            return await self._started(own, key.body)  # somebody else was first, in this very moment
         return {"session_id": session_id, "project_id": project, "job_id": job_id, "seq": answer["seq"]}
+
+    async def _started(self, own: SessionHead, body: str) -> dict[str, Any]:
+        """The answer to whoever started a session with the same request. Raises ``Conflict`` when it was another."""
+        subject = subjects.job_event(own.project, own.state.job_id, JobCreated.TYPE)
+        created = await self._ports.store.last(subject, consistent=True)
+        if created is None or (created.decode().get("idempotency_key") or {}).get("body") != body:
+            raise Conflict("this session id was used with another request", status=own.state.status.value)
+        return {
+            "session_id": own.session_id,
+            "project_id": own.project,
+            "job_id": own.state.job_id,
+            "seq": created.seq,
+        }
 
     # ------------------------------------------------------------ the end
 

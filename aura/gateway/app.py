@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from aura.gateway.access.scoping import ForeignProject, check
 from aura.gateway.api import asyncapi, openapi, reads
 from aura.gateway.api.endpoint import Endpoint
 from aura.gateway.api.forms import query
+from aura.gateway.api.repeats import Repeats
 from aura.gateway.api.routes import ENDPOINTS
 from aura.gateway.context import Gateway, GatewayContext
 from aura.gateway.edge import Edge
@@ -42,8 +43,9 @@ class _Path:
     place for ever, its connection is cut when it takes nothing for ``stall_s``.
     """
 
-    def __init__(self, gateway: Gateway, endpoints: list[Endpoint]) -> None:
+    def __init__(self, gateway: Gateway, endpoints: list[Endpoint], repeats: Repeats) -> None:
         self._gateway = gateway
+        self._repeats = repeats
         self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
         if "GET" in self._by_method:
             self._by_method["HEAD"] = self._by_method["GET"]  # type: ignore[index]
@@ -59,7 +61,7 @@ class _Path:
             if principal.projects is not None:
                 await self._scoped(endpoint, principal, request)
             try:
-                answer = await endpoint.handler(gateway, request)
+                answer = await self._answered(endpoint, principal, request)
             except NotFound as error:
                 await reads.name_the_prd(gateway, request, error)
                 raise
@@ -70,6 +72,13 @@ class _Path:
                 await answer(scope, receive, self._hurried(send))
             except _Stalled:
                 log.info("http.stalled", route=endpoint.path)  # uvicorn closes what was left unfinished
+
+    async def _answered(self, endpoint: Endpoint, principal: Principal, request: Request) -> Response:
+        def ask() -> Awaitable[Response]:
+            return endpoint.handler(self._gateway, request)
+
+        use = await self._repeats.use_of(endpoint, request, principal)
+        return await (ask() if use is None else self._repeats.answered(use, endpoint, ask))
 
     async def _scoped(self, endpoint: Endpoint, principal: Principal, request: Request) -> None:
         """What the path names is the principal's. Raises ``NotFound``."""
@@ -157,11 +166,12 @@ def _first_segment(path: str) -> str:
 
 
 def _table(gateway: Gateway) -> list[BaseRoute]:
+    repeats = Repeats(gateway.ctx.clock, gateway.limits)
     by_path: dict[str, list[Endpoint]] = {}
     for endpoint in ENDPOINTS:
         by_path.setdefault(endpoint.path, []).append(endpoint)
     return [
-        Route(path, _Path(gateway, endpoints), methods=[endpoint.method for endpoint in endpoints])
+        Route(path, _Path(gateway, endpoints, repeats), methods=[endpoint.method for endpoint in endpoints])
         for path, endpoints in by_path.items()
     ]
 

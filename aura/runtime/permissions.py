@@ -73,6 +73,7 @@ SHARED = (
     Shared(f"$JS.ACK.{LOG}.>", service=True),
     # As a whole: every account has a `$JS.API.>` of its own, which would answer "not enabled" to a narrower import.
     Shared("$JS.API.>", service=True, many=True),
+    Shared("$SRV.>", service=True, many=True),
     *(Shared(f"aura.{kind}.>", service=False) for kind in ("job", "model", "session", "system", "output")),
 )
 
@@ -218,10 +219,11 @@ def accept_epoch() -> Permissions:
 
 
 def observer() -> Permissions:
-    """Looks on: ``nats sub 'aura.job.>'``, and reads the log message by message."""
+    """Looks on: ``nats sub 'aura.job.>'``, reads the log message by message, and asks what services there are (``nats micro ls``). The
+    ``nats`` CLI listens for answers on ``_INBOX.>``, which nobody else in ``EDGE`` uses."""
     return Permissions(
-        publish=_reads(LOG),
-        subscribe=("aura.>", _inbox("observer")),
+        publish=(*_reads(LOG), "$SRV.>"),
+        subscribe=("aura.>", _inbox("observer"), "_INBOX.>"),
     )
 
 

@@ -254,7 +254,7 @@ class Attempt:
         self.phase = Phase.RUNNING
         try:
             result = await terms.handler(context)
-            report = Report("complete", {"success": not isinstance(result, Submitted), "details": result or {}})
+            report = Report("complete", {"success": not isinstance(result, Submitted), "details": result})
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except Snoozed as snooze:

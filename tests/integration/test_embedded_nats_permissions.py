@@ -115,13 +115,12 @@ PUBLISH: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "observer": (
-        ["$JS.API.STREAM.INFO.AURA_LOG", "$JS.API.DIRECT.GET.AURA_LOG"],
+        ["$JS.API.STREAM.INFO.AURA_LOG", "$JS.API.DIRECT.GET.AURA_LOG", "$SRV.PING"],
         [
             f"append.aura.job.1.{JOB}.created",
             f"append.output.1.{JOB}.1.log",
             "health.aura.m.w1",
             "cmd.aura.admin.purge",
-            "$SRV.PING",
             "$JS.API.CONSUMER.CREATE.AURA_LOG",
             "$JS.API.CONSUMER.MSG.NEXT.AURA_LOG.pool_m",
             "$JS.API.DIRECT.GET.AURA_CONTENT",
@@ -169,7 +168,10 @@ SUBSCRIBE: dict[str, tuple[list[str], list[str]]] = {
     ),
     "projector": (["aura.>", "health.aura.>", "_INBOX_projector.x"], ["content.aura.>", "cmd.aura.>", "lease.aura.>"]),
     "admin": (["aura.>", "health.aura.>", "_INBOX_admin.x", "_INBOX.x"], ["cmd.aura.>", "content.aura.>"]),
-    "observer": (["aura.job.>", "aura.>", "_INBOX_observer.x"], ["cmd.aura.>", "content.aura.>", "_INBOX.x"]),
+    "observer": (
+        ["aura.job.>", "aura.>", "_INBOX_observer.x", "_INBOX.x"],
+        ["cmd.aura.>", "content.aura.>", "_INBOX_worker.w1.x"],
+    ),
     "worker": (
         ["aura.job.*.*.cancelled", "aura.job.*.*.lease_expired", "_INBOX_worker.w1.x"],
         [

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import orjson
+import pytest
 import pytest_asyncio
 
 from aura.clock import ManualClock
@@ -417,3 +419,80 @@ async def test_what_is_compressed_or_not_utf8_is_refused(world: World) -> None:
 def _json(text: str) -> dict[str, object]:
     found: dict[str, object] = orjson.loads(text)
     return found
+
+
+async def test_a_keyed_post_is_answered_once_and_the_key_is_for_one_request_G2(world: World) -> None:
+    """Also where the log does not remember the key: models, heartbeats, bulk actions."""
+    await world.post("/models/m1/heartbeat", {"status": "ok"})
+    before = len((await world.http.get("/events?limit=1000")).json())
+
+    async def post(path: str, body: object, key: str) -> httpx.Response:
+        return await world.http.post(path, json=body, headers={"idempotency-key": key})
+
+    paused = await post("/models/m1/pause", {"reason": "a"}, "k1")
+    await post("/models/m1/resume", {}, "k2")
+    again = await post("/models/m1/pause", {"reason": "a"}, "k1")
+    assert (again.status_code, again.content) == (200, paused.content)
+    assert (await post("/models/m1/pause", {"reason": "b"}, "k1")).status_code == 422
+    assert len((await world.http.get("/events?limit=1000")).json()) == before + 2, "the repeat did not pause it again"
+
+    first, second = [(await world.submit())[0] for _ in range(2)]
+    bulk = await post("/jobs/bulk", {"action": "cancel", "ids": [first]}, "k3")
+    assert (await post("/jobs/bulk", {"ids": [first], "action": "cancel"}, "k3")).text == bulk.text
+    assert (await post("/jobs/bulk", {"action": "cancel", "ids": [second]}, "k3")).json()[
+        "code"
+    ] == "idempotency_key_reused"
+    assert (await world.http.get(f"/jobs/{second}")).json()["status"] == "QUEUED"
+
+    beat = await post("/models/m1/heartbeat", {"status": "ok", "uptime": 1}, "k4")
+    await world.post("/models/m1/pause", {})
+    assert (await post("/models/m1/heartbeat", {"uptime": 1, "status": "ok"}, "k4")).content == beat.content
+    assert (await post("/models/m1/heartbeat", {"status": "ok", "uptime": 2}, "k4")).status_code == 422
+
+
+async def test_a_repeated_heartbeat_renews_and_tells_of_a_cancel(world: World) -> None:
+    job_id = await _claimed(world)
+    keyed = {"idempotency-key": "k"}
+    first = await world.http.post(f"/jobs/{job_id}/heartbeat", json={"attempt": 1}, headers=keyed)
+    assert (await world.http.post(f"/jobs/{job_id}/heartbeat", json={"attempt": 1}, headers=keyed)).text == first.text
+    await world.post(f"/jobs/{job_id}/cancel", {})
+    told = await world.http.post(f"/jobs/{job_id}/heartbeat", json={"attempt": 1}, headers=keyed)
+    assert told.json()["cancelled"], "the first answer is no longer true"
+
+
+async def test_a_failed_request_does_not_use_up_its_key(world: World) -> None:
+    keyed = {"idempotency-key": "k"}
+    [job_id] = await world.submit()
+    assert (await world.http.post(f"/jobs/{job_id}/retry", json={}, headers=keyed)).status_code == 409
+    await world.post(f"/jobs/{job_id}/cancel", {})
+    assert (await world.http.post(f"/jobs/{job_id}/retry", json={}, headers=keyed)).status_code == 200
+
+
+async def test_min_seq_is_taken_by_every_read_and_waits_for_the_log(world: World) -> None:
+    job_id = await _claimed(world)
+    done = await world.post(f"/jobs/{job_id}/complete", {"success": True, "details": {}})
+    for path in ("events", "output", "logs", "result"):
+        answer = await world.http.get(f"/jobs/{job_id}/{path}?min_seq={done['seq']}")
+        assert answer.status_code == 200, answer.text
+    assert (await world.http.get(f"/jobs/{job_id}/result")).json()["details"] == {}, "an empty result is a result"
+    asked = asyncio.ensure_future(world.http.get(f"/events?from={done['seq'] + 1}&min_seq={done['seq'] + 1}"))
+    await asyncio.sleep(0.05)
+    assert not asked.done()
+    await world.submit()
+    assert len((await asked).json()) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("complete", {"success": "yes"}),
+        ("complete", {"success": 1}),
+        ("complete", {"success": True, "attempt": "1"}),
+        ("complete", {"success": True, "attempt": True}),
+        ("progress", {"percent": "50"}),
+        ("stream", {"chunk": "x", "final": "yes"}),
+    ],
+)
+async def test_reports_are_not_taken_for_what_they_resemble(world: World, path: str, body: dict[str, object]) -> None:
+    job_id = await _claimed(world)
+    assert (await world.http.post(f"/jobs/{job_id}/{path}", json=body)).status_code == 422

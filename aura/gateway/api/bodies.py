@@ -30,7 +30,10 @@ ABSENT: Any = object()
 
 
 async def read(request: Request, limits: Limits) -> bytes:
-    """The body's bytes. Raises ``TooLarge``, 408 for a body that trickles."""
+    """The body's bytes, also when they were read before. Raises ``TooLarge``, 408 for a body that trickles."""
+    known: bytes | None = request.scope.get("aura.body")
+    if known is not None:
+        return known
     too_large = TooLarge(f"the body is larger than {limits.body_bytes} bytes", limit=limits.body_bytes)
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
@@ -50,7 +53,8 @@ async def read(request: Request, limits: Limits) -> bytes:
         raise HTTPException(408, headers={"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400) from None
-    return b"".join(parts)
+    body = request.scope["aura.body"] = b"".join(parts)
+    return body
 
 
 async def _discard(request: Request, limits: Limits) -> None:

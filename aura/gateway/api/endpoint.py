@@ -16,6 +16,7 @@ from aura.gateway.context import Gateway
 
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
 Kind = Literal["command", "read", "wait", "free"]
+Repeat = Literal["kept", "again", "not kept"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ class Answer:
 class Endpoint:
     """``path`` in Starlette's notation. ``action``: what one must be allowed to (``access/matrix.toml``). ``kind`` names the gate that
     bounds its concurrency. ``body`` is the
-    request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field."""
+    request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field. ``repeat``: what happens to a
+    keyed repeat (``repeats.py``): the first answer is ``"kept"``; it is asked ``"again"``, because the request renews something; or it is
+    ``"not kept"``, because the answer holds content or a key, and the log knows the repeat."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -48,6 +51,7 @@ class Endpoint:
     text_field: str | None = None
     headers: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+    repeat: Repeat = "kept"
 
     def __post_init__(self) -> None:
         check_action(self.action)

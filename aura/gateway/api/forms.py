@@ -94,14 +94,14 @@ class SessionQuery(FreshOnly):
     project_id: Project | None = None
 
 
-class OutputQuery(r.Request):
+class OutputQuery(FreshOnly):
     """Which output. ``from`` is a cursor; ``attempt`` defaults to the newest for text and to all for NDJSON."""
 
     from_: Annotated[Seq, Field(alias="from")] = 0
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["all"] | None = None
 
 
-class EventsQuery(r.Request):
+class EventsQuery(FreshOnly):
     """A window of the log, both ends inclusive. ``from`` and ``to`` are sequences."""
 
     subject: Pattern | None = None
@@ -110,7 +110,7 @@ class EventsQuery(r.Request):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
-class JobEventsQuery(r.Request):
+class JobEventsQuery(FreshOnly):
     """A job's timeline after ``since``."""
 
     since: Seq = 0

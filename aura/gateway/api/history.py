@@ -17,6 +17,7 @@ from aura.events import subjects
 from aura.gateway.api import accept
 from aura.gateway.api.commands import principal_of
 from aura.gateway.api.forms import EventsQuery, JobEventsQuery, query
+from aura.gateway.api.reads import logged
 from aura.gateway.context import Gateway
 from aura.gateway.live.frames import event_json
 from aura.gateway.live.trie import matches
@@ -70,6 +71,7 @@ async def events(gateway: Gateway, request: Request) -> Response:
     media = accept.choose(request, MEDIA)
     if asked.to is not None and asked.to < asked.from_:
         raise InvalidRequest("to is before from", field="to")
+    await logged(gateway, asked)
     subject, wanted = _allowed(gateway, request, asked.subject)
     found: list[Recorded] = []
     size = looked_at = next_seq = 0
@@ -106,6 +108,7 @@ async def job_events(gateway: Gateway, request: Request) -> Response:
     job_id = subjects.check_job_id(request.path_params["job_id"])
     asked = query(JobEventsQuery, request)
     media = accept.choose(request, MEDIA)
+    await logged(gateway, asked)
     head = await gateway.ctx.commands.jobs.head(job_id)
     found: list[Recorded] = []
     pattern = subjects.job_guard(head.project, job_id)

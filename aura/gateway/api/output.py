@@ -23,7 +23,8 @@ from aura.events import subjects
 from aura.events.subjects import OutputKind
 from aura.gateway.api import accept
 from aura.gateway.api.commands import json
-from aura.gateway.api.forms import NoQuery, OutputQuery, query
+from aura.gateway.api.forms import FreshOnly, OutputQuery, query
+from aura.gateway.api.reads import logged
 from aura.gateway.context import Gateway
 from aura.gateway.live.taps import flat_record
 from aura.gateway.ports import OutputMessage
@@ -73,6 +74,7 @@ async def _stream(
 ) -> Response:
     job_id = subjects.check_job_id(request.path_params["job_id"])
     asked = query(OutputQuery, request)
+    await logged(gateway, asked)
     media = accept.choose(request, tuple(renders))
     head = await gateway.ctx.commands.jobs.head(job_id, consistent=True)
     claimed = range(1, head.state.attempt + 1)
@@ -105,7 +107,7 @@ async def result(gateway: Gateway, request: Request) -> Response:
     """``GET /jobs/{id}/result``: the details handed in, and the last error text. 404 when there are none, or they are
     purged."""
     job_id = subjects.check_job_id(request.path_params["job_id"])
-    query(NoQuery, request)
+    await logged(gateway, query(FreshOnly, request))
     head = await gateway.ctx.commands.jobs.head(job_id, consistent=True)
     if head.state.purge is not Purge.NONE:
         raise NotFound("result", job_id)

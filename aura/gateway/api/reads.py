@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlencode
@@ -25,14 +26,23 @@ SETTLE_S = 0.2
 async def fresh(gateway: Gateway, asked: Fresh | FreshOnly) -> int | None:
     """Wait for ``min_seq``, resolve ``as_of``. Raises ``Unavailable`` when the read model is still behind."""
     if asked.min_seq is not None:
-        head = (await gateway.ctx.store.identity()).last_seq if asked.min_seq > gateway.hub.head else gateway.hub.head
-        if asked.min_seq > head:
-            raise InvalidRequest("min_seq is ahead of the log", field="min_seq")
+        await logged(gateway, asked)
         if not await gateway.ctx.queries.wait_for(asked.min_seq, gateway.limits.min_seq_wait_s):
             raise Unavailable("the read model has not reached min_seq yet", retry_after_s=1)
     if isinstance(asked, Fresh) and asked.as_of is not None:
         return await moment(gateway, asked.as_of)
     return None
+
+
+async def logged(gateway: Gateway, asked: Fresh | FreshOnly) -> None:
+    """The same for what is read from the log itself: wait until the log has ``min_seq``. Raises ``InvalidRequest``."""
+    min_seq, pause_s = asked.min_seq or 0, 0.01
+    until_s = gateway.ctx.clock.monotonic_s() + gateway.limits.min_seq_wait_s
+    while min_seq > gateway.hub.head and min_seq > (await gateway.ctx.store.identity()).last_seq:
+        if gateway.ctx.clock.monotonic_s() + pause_s > until_s:
+            raise InvalidRequest("min_seq is ahead of the log", field="min_seq")
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.2)
 
 
 async def moment(gateway: Gateway, text: str) -> int:
@@ -208,8 +218,9 @@ async def grid(gateway: Gateway, request: Request) -> Response:
     return json(await gateway.ctx.queries.grid(project))
 
 
-async def projections(gateway: Gateway, _request: Request) -> Response:
+async def projections(gateway: Gateway, request: Request) -> Response:
     """``GET /projections``."""
+    await fresh(gateway, query(FreshOnly, request))
     return json(list(await gateway.ctx.queries.projections_status()))
 
 

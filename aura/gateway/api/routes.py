@@ -22,7 +22,7 @@ from aura.gateway.api import (
     workflows,
 )
 from aura.gateway.api import answers as a
-from aura.gateway.api.endpoint import Answer, Endpoint, Handler, Kind
+from aura.gateway.api.endpoint import Answer, Endpoint, Handler, Kind, Repeat
 from aura.gateway.metrics import CONTENT_TYPE
 
 Shape = type[BaseModel] | dict[str, Any]
@@ -70,6 +70,7 @@ def _job(
     answer: type[BaseModel] = a.Committed,
     text_field: str | None = None,
     needs: str = "jobs.work",
+    repeat: Repeat = "kept",
 ) -> Endpoint:
     return Endpoint(
         method="POST",
@@ -84,6 +85,7 @@ def _job(
         body=body,
         text_field=text_field,
         errors=(404, 409),
+        repeat=repeat,
     )
 
 
@@ -100,6 +102,7 @@ def _model(action: str, operation: str, body: type[BaseModel], summary: str) -> 
         kind="command",
         body=body,
         errors=(404, 409),
+        repeat="again" if action == "heartbeat" else "kept",
     )
 
 
@@ -142,7 +145,7 @@ _SYSTEM = (
         action="system.status",
     ),
     _get("/projections", "projections", reads.projections, "How far each read model is", "system",
-         _ok("Read models", a.array(a.Projection)), action="system.status"),
+         _ok("Read models", a.array(a.Projection)), query=forms.FreshOnly, action="system.status"),
 )  # fmt: skip
 
 _PRDS = (
@@ -193,13 +196,15 @@ _JOBS = (
          _ok("Log lines", {"type": "array", "items": {"type": "object"}}, accept.JSON, accept.NDJSON, accept.TEXT),
          query=forms.OutputQuery, errors=(404, 406), action="jobs.content"),
     _get("/jobs/{job_id}/result", "job_result", output.result, "What the job handed in", "jobs",
-         _ok("Result", a.Result), errors=(404,), action="jobs.content"),
+         _ok("Result", a.Result), query=forms.FreshOnly, errors=(404,), action="jobs.content"),
     _get("/jobs/{job_id}/explain", "explain_job", reads.explain, "Why the job is where it is", "jobs",
          _ok("Explanation", a.ANYTHING), query=forms.FreshOnly, errors=(404,)),
     _job("assign", r.Assign, "Give a job to a model by hand", answer=a.Assigned, text_field="assigned_model",
          needs="jobs.steer"),
-    _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id"),
-    _job("heartbeat", r.Heartbeat, "Renew a lease; says whether the job was cancelled", answer=a.Renewed),
+    _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id",
+         repeat="not kept"),
+    _job("heartbeat", r.Heartbeat, "Renew a lease; says whether the job was cancelled", answer=a.Renewed,
+         repeat="again"),
     _job("stream", r.Stream, "Append output text", answer=a.Ok),
     _job("log", r.Log, "Append a log line", answer=a.Ok),
     _job("progress", r.Progress, "Report progress", answer=a.Ok),
@@ -231,6 +236,7 @@ _MODELS = (
         kind="wait",
         body=forms.Next,
         text_field="worker_id",
+        repeat="not kept",
     ),
     _model("heartbeat", "model_heartbeat", r.ModelHeartbeat, "Report a model's health; the first report registers it"),
     _model("pause", "pause_model", r.Because, "Stop new assignments to a model"),
@@ -278,6 +284,7 @@ _SESSIONS = (
         body=workflows.RunWorkflow,
         text_field="strategy_description",
         errors=(409,),
+        repeat="not kept",
     ),
     _get("/sessions", "list_sessions", sessions.sessions, "Sessions of agent workflows, newest first", "sessions",
          _ok("Sessions", a.array(a.Session)), query=forms.SessionsQuery),
@@ -330,7 +337,7 @@ _ACCESS = (
     _get("/auth/keys", "list_keys", access.keys, "API keys, newest first; never the keys themselves", "access",
          _ok("Keys", a.array(a.AccessKey)), action="keys.read"),
     _auth("/auth/keys", "issue_key", access.issue, "Issue an API key: only this answer has it", "keys.manage", a.IssuedKey,
-          body=r.IssueKey, headers=("x-director-key",), errors=(409,)),
+          body=r.IssueKey, headers=("x-director-key",), errors=(409,), repeat="not kept"),
     _auth("/auth/keys/{key_id}/revoke", "revoke_key", access.revoke, "Revoke an API key, with what it has open", "keys.manage",
           a.AccessKey, body=r.Because, headers=("x-director-key",), errors=(404,)),
     _auth("/auth/tickets", "issue_ticket", access.ticket, "A ticket for one live connection, good for 30 seconds",

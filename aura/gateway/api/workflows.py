@@ -7,15 +7,14 @@
                   └ none heard within a moment: 503
 
 The session id makes it repeatable: the same request with it gets the same answer, however often and from whomever; another request is
-409. Without one an ``Idempotency-Key`` makes it. Waiting is by the log (a watch on the job), not by asking again and again. A client
-that goes away cancels nothing. What a failed workflow says is the session's sentence for users (``commands/session_end.py``), never
-an error text.
+409. An ``Idempotency-Key`` does so too (another request under it is 422), and makes the session id where none is given. Waiting is by the
+log (a watch on the job), not by asking again and again. A client that goes away cancels nothing. What a failed workflow says is the
+session's sentence for users (``commands/session_end.py``), never an error text.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
@@ -29,7 +28,7 @@ from aura.commands.handler import Caller
 from aura.commands.heads import JobHead
 from aura.commands.results import reported
 from aura.domain import session as domain
-from aura.errors import Conflict, KeyReused, Unavailable
+from aura.errors import Unavailable
 from aura.events import subjects
 from aura.gateway.access.scoping import check_project
 from aura.gateway.api import problems
@@ -70,15 +69,10 @@ async def run(gateway: Gateway, request: Request) -> Response:
     r.stored_json(asked.strategy_description, "strategy_description")
     check_project(principal_of(request), asked.project_id)
     caller = caller_of(gateway, request)
-    key, caller = caller.idempotency_key, replace(caller, idempotency_key=None)  # the session id is the key
-    if asked.session_id is None and key is not None:
-        made = asked.model_copy(update={"session_id": derived("run-workflow", asked.project_id, caller.actor, key)})
-        try:
-            _, answer = await waited(gateway, request, _answer(gateway, made, caller, request))
-        except Conflict as error:
-            raise KeyReused("this Idempotency-Key was used with another request") from error
-    else:
-        _, answer = await waited(gateway, request, _answer(gateway, asked, caller, request))
+    if asked.session_id is None and caller.idempotency_key is not None:
+        made = derived("run-workflow", asked.project_id, caller.actor, caller.idempotency_key)
+        asked = asked.model_copy(update={"session_id": made})
+    _, answer = await waited(gateway, request, _answer(gateway, asked, caller, request))
     if answer is None:
         raise Unavailable("the gateway is stopping; ask again with the same session_id")
     return answer

@@ -71,12 +71,39 @@ async def test_concurrent_repeats_of_a_start_agree_G2(world: SessionWorld) -> No
     assert len(await world.events()) == 1
 
 
+async def test_a_key_and_a_session_id_each_stand_for_one_request_G2(world: SessionWorld) -> None:
+    keyed, other_key = replace(CALLER, idempotency_key="k1"), replace(CALLER, idempotency_key="k2")
+
+    async def run(caller: Caller, session_id: str = SESSION, q: int = 1) -> dict[str, Any]:
+        return await world.service.call(
+            "run_workflow", {"session_id": session_id, "workflow": "w", "input": {"q": q}}, caller
+        )
+
+    first = await run(keyed)
+    assert await run(keyed) == first
+    assert await run(other_key) == first == await run(CALLER), "the same request about the same session, by whomever"
+    for session_id, q in (("another", 1), (SESSION, 2)):
+        with pytest.raises(KeyReused):
+            await run(keyed, session_id, q)
+    with pytest.raises(Conflict):
+        await run(other_key, q=2)
+    assert len(await world.events()) == 1
+
+
+async def test_two_keys_for_one_session_at_once_agree_G2(world: SessionWorld) -> None:
+    callers = [replace(CALLER, idempotency_key=f"k{number}") for number in range(4)]
+    asked = {"session_id": SESSION, "workflow": "w", "input": {"q": 1}}
+    answers = await asyncio.gather(*(world.service.call("run_workflow", dict(asked), caller) for caller in callers))
+    assert all(answer == answers[0] for answer in answers)
+    assert len(await world.events()) == 1
+
+
 async def test_a_session_id_of_another_job_is_taken(world: SessionWorld) -> None:
     task = {"payload": 1, "session_id": SESSION}
     answer = await world.service.call("submit", {"title": "t", "tasks": [task]}, CALLER)
     await world.claim(answer["job_ids"][0])
     assert (await world.say(answer["job_ids"][0], "started", workflow="own"))["session_id"] == SESSION
-    with pytest.raises(Conflict, match="another job"):
+    with pytest.raises(Conflict, match="another request"):
         await world.run()
 
 
