@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aura.projections import timeline, versions
+from aura.projections import rows as table_rows
+from aura.projections import versions
 from aura.projections.connection import Connection, connect
 from aura.projections.decoding import decode
 from aura.projections.pipeline import Statement
@@ -43,18 +44,18 @@ async def test_g4_rows_do_not_depend_on_the_batches(
 ) -> None:
     stored = await (await wandered(seed, 120)).all()
     connection = await owner(read_models.owner_url)
-    usual = timeline.COPY_FROM
+    usual = table_rows.COPY_FROM
     try:
         together = await shadow_versions(connection)
         await write(Writer(connection, together, epoch=EPOCH, decode=decode), stored)
-        timeline.COPY_FROM = copy_from
+        table_rows.COPY_FROM = copy_from
         apart = await shadow_versions(connection)
         await write(Writer(connection, apart, epoch=EPOCH, decode=decode), stored, sizes)
         assert await digests(connection, together) == await digests(connection, apart)
         for version in (*together, *apart):
             await versions.drop(connection, version)
     finally:
-        timeline.COPY_FROM = usual
+        table_rows.COPY_FROM = usual
         await connection.close()
 
 
@@ -86,7 +87,7 @@ class CrashingWriter(Writer):
 async def test_g4_a_crash_before_any_statement_leaves_the_same_rows(
     read_models: Database, monkeypatch: pytest.MonkeyPatch, copy_from: int
 ) -> None:
-    monkeypatch.setattr(timeline, "COPY_FROM", copy_from)
+    monkeypatch.setattr(table_rows, "COPY_FROM", copy_from)
     stored = await (await wandered(5, 60)).all()
     connection = await owner(read_models.owner_url)
     reference = await project(connection, stored)
