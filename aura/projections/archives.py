@@ -17,22 +17,8 @@ from aura.projections.decoding import LogEvent, scalar
 from aura.projections.projection import Projection, Table, Write
 
 _CLOSED = frozenset(status.value for status in JobStatus if status.closed)
-#: The order of ``copy_archived.sql``.
-_COLUMNS = (
-    *(
-        "id",
-        "project_id",
-        "closed_seq",
-        "final_status",
-        "archived_at",
-        "retention_until",
-        "role",
-        "model",
-        "attempt",
-        "held",
-        "purge",
-    ),
-    *("purge_requested_at", "purged_at", "purged_by", "purge_reason", "purged_bytes", "purged_stores", "seq"),
+_NOT_PURGED = dict.fromkeys(
+    ("purge_requested_at", "purged_at", "purged_by", "purge_reason", "purged_bytes", "purged_stores")
 )
 
 
@@ -71,7 +57,7 @@ class ArchivesFold:
             lines = rows.lines([_row(*one) for one in fresh])
             found.append(Write("projections/archives/copy_archived", [], copy=lines))
         if known:
-            records = [rows.record(_COLUMNS, _row(*one), ("purged_stores",)) for one in known]
+            records = [rows.record(_row(*one), "purged_stores") for one in known]
             found.append(Write("projections/archives/write_archived", records))
         return found
 
@@ -88,14 +74,23 @@ def _own(event: LogEvent) -> dict[str, Any]:
 
 
 def _row(first: LogEvent, last: LogEvent, own: dict[str, Any]) -> rows.Row:
-    """In the order of ``_COLUMNS``."""
-    carried, get = last.job, own.get
-    return (
-        *(last.entity, last.project, first.seq, carried.status, first.body.ts, carried.retention_until, carried.role),
-        *(carried.model, carried.attempt, carried.held, carried.purge),
-        *(get("purge_requested_at"), get("purged_at"), get("purged_by"), get("purge_reason"), get("purged_bytes")),
-        *(get("purged_stores"), last.seq),
-    )
+    carried = last.job
+    return {
+        "id": last.entity,
+        "project_id": last.project,
+        "closed_seq": first.seq,
+        "final_status": carried.status,
+        "archived_at": first.body.ts,
+        "retention_until": carried.retention_until,
+        "role": carried.role,
+        "model": carried.model,
+        "attempt": carried.attempt,
+        "held": carried.held,
+        "purge": carried.purge,
+        **_NOT_PURGED,
+        **own,
+        "seq": last.seq,
+    }
 
 
 ARCHIVES = Projection(

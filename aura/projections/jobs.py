@@ -11,16 +11,13 @@ them are copied, ``rows.py``), and its part in the counts is known without askin
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 
 import orjson
 from msgspec import Struct
 from msgspec.json import Decoder
-from orjson import Fragment
 
 from aura.domain.job_state import JobStatus
 from aura.errors import PoisonEvent
@@ -97,7 +94,7 @@ class JobsFold:
     def __init__(self, some_seq: int) -> None:
         self._block = some_seq >> BLOCK_BITS
         self._jobs: dict[str, Job] = {}
-        self._throughput: Counter[tuple[int, int | None, str, str]] = Counter()
+        self._throughput: dict[tuple[Any, ...], int] = {}
 
     def add(self, event: LogEvent) -> None:
         carried, type_, job_id = event.job, event.type, event.entity
@@ -119,7 +116,8 @@ class JobsFold:
             self._count(event, carried, carried.status.lower())
 
     def _count(self, event: LogEvent, carried: JobCarried, outcome: str) -> None:
-        self._throughput[event.stored_ns // _MINUTE_NS, event.project, carried.model or "", outcome] += 1
+        moment = event.stored_ns // _MINUTE_NS, event.project, carried.model or "", outcome
+        self._throughput[moment] = self._throughput.get(moment, 0) + 1
 
     def writes(self) -> list[Write]:
         if not self._jobs:
@@ -127,7 +125,9 @@ class JobsFold:
         fresh = [job for job in self._jobs.values() if job.birth is not None]
         found = _fresh_writes(fresh) if fresh else []
         changed = [_changed(job) for job in self._jobs.values() if job.birth is None]
-        born = Counter([_place(job) for job in fresh])
+        born: dict[tuple[Any, ...], int] = {}
+        for place in map(_place, fresh):
+            born[place] = born.get(place, 0) + 1
         params = {
             "block": self._block,
             "throughput": _counted(_MOMENT, self._throughput),
@@ -140,7 +140,7 @@ _MOMENT = ("minute", "project_id", "model", "outcome")
 _PLACE = ("project_id", "root_job_id", "status", "role", "model", "kind")
 
 
-def _counted(names: tuple[str, ...], counts: Counter[Any]) -> str:
+def _counted(names: tuple[str, ...], counts: dict[tuple[Any, ...], int]) -> str:
     return orjson.dumps([dict(zip(names, key, strict=True), n=n) for key, n in counts.items()]).decode()
 
 
@@ -156,15 +156,14 @@ def _fresh_writes(fresh: list[Job]) -> list[Write]:
     facts, states = [_facts(job) for job in fresh], [_state(job) for job in fresh]
     if len(fresh) < rows.COPY_FROM:
         records = [
-            rows.record(_FACTS_COLUMNS, fact, ("labels", "stages"))
-            | rows.record(_STATE_COLUMNS, state, ("stage_status", "state"))
+            rows.record(fact, "labels", "stages") | rows.record(state, "stage_status", "state")
             for fact, state in zip(facts, states, strict=True)
         ]
         return [Write("projections/jobs/write_created", records)]
     prds: dict[str, dict[str, Any]] = {}
-    for row in facts:
-        if row[5] not in prds:
-            prds[row[5]] = dict(zip(_PRD_COLUMNS, _PRD(row), strict=True))
+    for fact in facts:
+        if fact["root_job_id"] not in prds:
+            prds[fact["root_job_id"]] = {name: fact[name] for name in _PRD}
     return [
         Write("projections/jobs/write_prds", list(prds.values())),
         Write("projections/jobs/copy_facts", [], copy=rows.lines(facts)),
@@ -172,113 +171,70 @@ def _fresh_writes(fresh: list[Job]) -> list[Write]:
     ]
 
 
-#: The order of ``copy_facts.sql`` and ``copy_states.sql``; a PRD is what the first of its jobs said of it.
-_FACTS_COLUMNS = (
-    *(
-        "id",
-        "project_id",
-        "created_seq",
-        "created_at",
-        "actor",
-        "root_job_id",
-        "idx",
-        "count",
-        "title",
-        "prd_title",
-        "name",
-    ),
-    *("task_type", "role", "labels", "subject", "stages", "depends_on", "session_id", "max_attempts", "timeout_s"),
-    *("queue_timeout_s", "run_at", "concurrency_key", "input_bytes"),
+#: A PRD is what the first of its jobs said of it.
+_PRD = ("root_job_id", "project_id", "created_seq", "created_at", "prd_title", "count")
+_OWN = tuple(
+    (name, _EMPTIES.get(name))
+    for name in (
+        *("queued_at", "assigned_at", "claimed_at", "assigned_by", "finished_at", "finished_seq", "error_code"),
+        *("status_reason", "result_bytes", "result_digest", "output_count"),
+    )
 )
-_PRD_COLUMNS = ("root_job_id", "project_id", "created_seq", "created_at", "prd_title", "count")
-_PRD = itemgetter(*(_FACTS_COLUMNS.index(name) for name in _PRD_COLUMNS))
-_CARRIED_COLUMNS = (
-    *(
-        "role",
-        "kind",
-        "status",
-        "model",
-        "worker",
-        "attempt",
-        "spent",
-        "priority",
-        "not_before",
-        "lease_ttl_s",
-        "retention_until",
-    ),
-    *("held", "purge", "events", "seq", "updated_at"),
-)
-_OWN_COLUMNS = (
-    *(
-        "queued_at",
-        "assigned_at",
-        "claimed_at",
-        "assigned_by",
-        "finished_at",
-        "finished_seq",
-        "error_code",
-        "status_reason",
-    ),
-    *("result_bytes", "result_digest", "output_count"),
-)
-_STATE_COLUMNS = (
-    *("id", "project_id", "created_seq", "root_job_id", *_CARRIED_COLUMNS),
-    *(*_OWN_COLUMNS, "stage_status", "state"),
-)
-_OWN_EMPTY = tuple((name, _EMPTIES.get(name)) for name in _OWN_COLUMNS)
 
 
 def _facts(job: Job) -> rows.Row:
     assert job.birth is not None
     event, facts = job.birth
-    depends_on = "{" + ",".join(facts.depends_on) + "}" if facts.depends_on else None
-    return (
-        *(
-            event.entity,
-            event.project,
-            event.seq,
-            event.body.ts,
-            event.body.actor,
-            facts.root_job_id,
-            facts.index,
-            facts.count,
-        ),
-        *(facts.title, facts.prd_title or "", facts.name, facts.task_type, facts.role, rows.json_text(facts.labels)),
-        *(
-            facts.subject,
-            rows.json_text(facts.stages),
-            depends_on,
-            facts.session_id,
-            facts.max_attempts,
-            facts.timeout_s,
-        ),
-        *(
-            facts.queue_timeout_s,
-            facts.run_at,
-            facts.concurrency_key,
-            facts.input.bytes if facts.input is not None else None,
-        ),
-    )
+    return {
+        "id": event.entity,
+        "project_id": event.project,
+        "created_seq": event.seq,
+        "created_at": event.body.ts,
+        "actor": event.body.actor,
+        "root_job_id": facts.root_job_id,
+        "idx": facts.index,
+        "count": facts.count,
+        "title": facts.title,
+        "prd_title": facts.prd_title or "",
+        "name": facts.name,
+        "task_type": facts.task_type,
+        "role": facts.role,
+        "labels": rows.json_text(facts.labels),
+        "subject": facts.subject,
+        "stages": rows.json_text(facts.stages),
+        "depends_on": "{" + ",".join(facts.depends_on) + "}" if facts.depends_on else None,
+        "session_id": facts.session_id,
+        "max_attempts": facts.max_attempts,
+        "timeout_s": facts.timeout_s,
+        "queue_timeout_s": facts.queue_timeout_s,
+        "run_at": facts.run_at,
+        "concurrency_key": facts.concurrency_key,
+        "input_bytes": facts.input.bytes if facts.input is not None else None,
+    }
 
 
 def _carried(event: LogEvent) -> rows.Row:
     """The columns that every event of a job settles."""
     carried = event.job
     status, role, model = carried.status, carried.role, carried.model
-    return (
-        *(
-            role,
-            kind_of(status, role, model),
-            status,
-            model,
-            carried.worker,
-            carried.attempt,
-            carried.spent,
-            carried.priority,
-        ),
-        *(carried.not_before, carried.lease_ttl_s, carried.retention_until, carried.held, carried.purge, carried.n),
-        *(event.seq, event.body.ts),
-    )
+    return {
+        "role": role,
+        "kind": kind_of(status, role, model),
+        "status": status,
+        "model": model,
+        "worker": carried.worker,
+        "attempt": carried.attempt,
+        "spent": carried.spent,
+        "priority": carried.priority,
+        "not_before": carried.not_before,
+        "lease_ttl_s": carried.lease_ttl_s,
+        "retention_until": carried.retention_until,
+        "held": carried.held,
+        "purge": carried.purge,
+        "events": carried.n,
+        "seq": event.seq,
+        "updated_at": event.body.ts,
+    }
 
 
 def _state(job: Job) -> rows.Row:
@@ -286,23 +242,23 @@ def _state(job: Job) -> rows.Row:
     assert job.birth is not None
     created, facts = job.birth
     last, get = job.last, job.own.get
-    own = [None if (value := get(name)) == empty else value for name, empty in _OWN_EMPTY]
-    stages = rows.json_text(get("stage_status")) or "{}"
-    placed = last.entity, last.project, created.seq, facts.root_job_id
-    return *placed, *_carried(last), *own, stages, last.state_json
-
-
-def _changed(job: Job) -> dict[str, Any]:
-    """What changes in the row of a job that was there before."""
-    last = job.last
-    carried = rows.record(_CARRIED_COLUMNS, _carried(last))
     return {
         "id": last.entity,
         "project_id": last.project,
-        **carried,
-        **job.own,
-        "state": Fragment(last.state_json or ""),
+        "created_seq": created.seq,
+        "root_job_id": facts.root_job_id,
+        **_carried(last),
+        **{name: None if (value := get(name)) == empty else value for name, empty in _OWN},
+        "stage_status": rows.json_text(get("stage_status")) or "{}",
+        "state": last.state_json,
     }
+
+
+def _changed(job: Job) -> rows.Row:
+    """What changes in the row of a job that was there before."""
+    last = job.last
+    row = {"id": last.entity, "project_id": last.project, **_carried(last), **job.own, "state": last.state_json}
+    return rows.record(row, "state")
 
 
 def _merged(before: Own, after: Own) -> Own:

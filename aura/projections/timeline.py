@@ -6,9 +6,6 @@ from aura.projections import rows
 from aura.projections.decoding import LogEvent
 from aura.projections.projection import BLOCK_BITS, Projection, Table, Write
 
-#: The order of ``copy_events.sql``.
-_COLUMNS = ("seq", "kind", "entity", "project_id", "type", "stored_ns", "ts", "actor", "state")
-
 
 class TimelineFold:
     """One batch of events of any kind."""
@@ -23,7 +20,7 @@ class TimelineFold:
         if not events:
             return []
         if len(events) < rows.COPY_FROM:
-            records = [rows.record(_COLUMNS, _row(one), ("state",)) for one in events]
+            records = [rows.record(_row(one), "state") for one in events]
             return [Write("projections/timeline/write_events", records, {"block": self._block})]
         earliest = min([event.stored_ns for event in events])
         return [
@@ -33,12 +30,17 @@ class TimelineFold:
 
 
 def _row(event: LogEvent) -> rows.Row:
-    """In the order of ``_COLUMNS``."""
-    body = event.body
-    return (
-        *(event.seq, event.kind, event.entity, event.project, event.type, event.stored_ns),
-        *(body.ts, body.actor, event.state_json),
-    )
+    return {
+        "seq": event.seq,
+        "kind": event.kind,
+        "entity": event.entity,
+        "project_id": event.project,
+        "type": event.type,
+        "stored_ns": event.stored_ns,
+        "ts": event.body.ts,
+        "actor": event.body.actor,
+        "state": event.state_json,
+    }
 
 
 TIMELINE = Projection(

@@ -36,7 +36,7 @@ from aura.projections.versions import Version
 _log = structlog.get_logger("aura.projections")
 Entity = tuple[str, str]
 #: Events folded between two turns of the event loop.
-SLICE = 500
+SLICE = 200
 _UNAPPLICABLE = (AuraError, KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -151,9 +151,10 @@ class Writer:
 
     def _committed(self, batch: Batch) -> list[Quarantined]:
         quarantined = []
+        digest = sha256(batch.last.body)
         for folded in batch.folded:
             version = folded.version
-            version.seq, version.epoch, version.sha256 = batch.last.seq, self._epoch, sha256(batch.last.body)
+            version.seq, version.epoch, version.sha256 = batch.last.seq, self._epoch, digest
             for (kind, entity), aside in folded.aside.items():
                 if aside.reason is not None:
                     version.quarantined.add((kind, entity))

@@ -76,7 +76,7 @@ class CrashingWriter(Writer):
         self.statements_left -= len(statements)
         await super().run(statements)
 
-    async def copy(self, text: str, lines: str) -> None:
+    async def copy(self, text: str, lines: bytes) -> None:
         if self.statements_left == 0:
             self.connection.pgconn.finish()
         self.statements_left -= 1
@@ -342,4 +342,27 @@ async def test_counts_are_the_rows_counted(read_models: Database) -> None:
         " FROM read.job_states GROUP BY 1 ORDER BY 1",
     )
     assert prds == await rows(connection, "SELECT root_job_id, queued, failed, cancelled FROM read.prds ORDER BY 1")
+    await connection.close()
+
+
+async def test_g4_any_text_is_copied_as_it_is(read_models: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aura.domain import job_commands as c
+
+    title = 'say "C:\\temp"\tnow,\nnull \\N \\. \u2028é'
+    log = JobLog()
+    job, _ = await log.prd(2, title=title, labels={"a": 'b"\\\n,'}, stages=("one", "two"))
+    await log.do(job, c.CancelJob("director:1", 60.0, "no\nmore\\"))
+    stored = await log.all()
+    connection = await owner(read_models.owner_url)
+    found = []
+    for copy_from in (1, 10_000):
+        monkeypatch.setattr(table_rows, "COPY_FROM", copy_from)
+        made = await shadow_versions(connection)
+        await write(Writer(connection, made, epoch=EPOCH, decode=decode), stored)
+        found.append(await digests(connection, made))
+    assert found[0] == found[1]
+    await project(connection, stored)
+    row = await one_job(connection, job)
+    assert (row["title"], row["labels"], row["stages"]) == (f"{title} 0", {"a": 'b"\\\n,'}, ["one", "two"])
+    assert row["status_reason"] == "no\nmore\\"
     await connection.close()

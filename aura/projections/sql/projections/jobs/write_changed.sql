@@ -12,7 +12,8 @@ WITH input AS MATERIALIZED (
         result_digest text, output_count bigint, stage_status jsonb, stage_reset boolean, state text)
 ), old AS MATERIALIZED (
     SELECT s.project_id, s.root_job_id, s.status, s.role, s.model, s.kind, i.project_id AS new_project_id,
-           i.status AS new_status, i.role AS new_role, i.model AS new_model, i.kind AS new_kind
+           i.status AS new_status, i.role AS new_role, i.model AS new_model, i.kind AS new_kind,
+           (s.project_id, s.status, s.role, s.model) IS DISTINCT FROM (i.project_id, i.status, i.role, i.model) AS moved
       FROM input i JOIN {schema}.job_states s ON s.id = i.id
 ), changed AS (
     UPDATE {schema}.job_states s
@@ -36,32 +37,28 @@ WITH input AS MATERIALIZED (
            state = i.state
       FROM input i
      WHERE s.id = i.id
+), moves AS MATERIALIZED (
+    SELECT project_id, root_job_id, status, role, coalesce(model, '') AS model, kind, -1 AS n FROM old WHERE moved
+    UNION ALL
+    SELECT new_project_id, root_job_id, new_status, new_role, coalesce(new_model, ''), new_kind, 1 FROM old WHERE moved
+    UNION ALL
+    SELECT project_id, root_job_id, status, role, model, kind, n
+      FROM json_to_recordset(%(born)s::json) AS b(
+           project_id integer, root_job_id uuid, status text, role text, model text, kind integer, n integer)
 ), delta AS MATERIALIZED (
-    SELECT project_id, root_job_id, status, role, model, kind, sum(n) AS n
-      FROM (
-        SELECT project_id, root_job_id, status, role, coalesce(model, '') AS model, kind, -1 AS n FROM old
-        UNION ALL
-        SELECT new_project_id, root_job_id, new_status, new_role, coalesce(new_model, ''), new_kind, 1 FROM old
-        UNION ALL
-        SELECT project_id, root_job_id, status, role, model, kind, n
-          FROM json_to_recordset(%(born)s::json) AS b(
-               project_id integer, root_job_id uuid, status text, role text, model text, kind integer, n integer)
-      ) AS moves
-     GROUP BY project_id, root_job_id, status, role, model, kind
-    HAVING sum(n) <> 0
+    SELECT project_id, status, role, model, kind, sum(n) AS n
+      FROM moves GROUP BY project_id, status, role, model, kind HAVING sum(n) <> 0
 ), kinds AS (
     INSERT INTO {schema}.job_kinds AS k (status, role, model, kind, n)
     SELECT status, role, model, kind, sum(n) FROM delta GROUP BY status, role, model, kind HAVING sum(n) <> 0
     ON CONFLICT (status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), counts AS (
     INSERT INTO {schema}.job_counts AS k (project_id, status, role, model, kind, n)
-    SELECT project_id, status, role, model, kind, sum(n) FROM delta
-     GROUP BY project_id, status, role, model, kind HAVING sum(n) <> 0
+    SELECT project_id, status, role, model, kind, n FROM delta
     ON CONFLICT (project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), blocks AS (
     INSERT INTO {schema}.count_deltas AS k (block, project_id, status, role, model, n)
-    SELECT %(block)s::integer, project_id, status, role, model, sum(n) FROM delta
-     GROUP BY project_id, status, role, model HAVING sum(n) <> 0
+    SELECT %(block)s::integer, project_id, status, role, model, n FROM delta
     ON CONFLICT (block, project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), throughput AS (  -- facts per event, simply added up
     INSERT INTO {schema}.job_throughput AS t (minute, project_id, model, outcome, n)
@@ -82,7 +79,7 @@ WITH input AS MATERIALIZED (
                coalesce(sum(n) FILTER (WHERE status = 'COMPLETED'), 0) AS completed,
                coalesce(sum(n) FILTER (WHERE status = 'FAILED'), 0) AS failed,
                coalesce(sum(n) FILTER (WHERE status = 'CANCELLED'), 0) AS cancelled
-          FROM delta GROUP BY root_job_id
+          FROM moves GROUP BY root_job_id
       ) AS d
      WHERE p.root_job_id = d.root_job_id
 )
