@@ -28,7 +28,7 @@ class HealthFold:
             "seq": event.seq,
             "model": model,
             "worker": worker,
-            "reported_at": event.ts,
+            "reported_at": flat["ts"],
             "stored_ns": event.stored_ns,
             "status": str(payload.get("status") or "ok")[:200],
             # A worker that drains offers none; one that does not say (curl) offers one.

@@ -31,11 +31,11 @@ MAX_QUERY = 200
 MAX_KINDS = 64
 MAX_MERGED = 20_000
 #: How many jobs one scan looks at: neighbours; jobs found by kind or as of the past (each costs a look-up elsewhere).
-WINDOW = 4_000
+WINDOW = 2_000
 KIND_WINDOW = 1_000
 AS_OF_WINDOW = 1_000
 #: What the trigram index may take, and when to stop looking and give a cursor instead.
-SEARCH_S = 0.006
+SEARCH_S = 0.005
 BUDGET_S = 0.008
 #: How far a scan came, on each of its rows.
 SCAN_COLUMNS = ("scanned", "scanned_to", "hits", "hits_to")

@@ -17,7 +17,6 @@ class ModelsFold:
 
     def add(self, event: LogEvent) -> None:
         state, flat = event.state, event.flat
-        assert state is not None
         patch: dict[str, Any] = {
             "model": event.entity,
             "status": state["status"],
@@ -25,14 +24,14 @@ class ModelsFold:
             "roles": state["roles"],
             "paused": state["paused"],
             "reason": flat.get("reason") or "",
-            "updated_at": event.ts,
+            "updated_at": event.body.ts,
             "seq": event.seq,
             "state": state,
         }
         row = self._rows.setdefault(event.entity, {})
         if event.type == "model.registered":
             patch["labels"] = flat.get("labels") or {}
-            patch["registered_at"] = row.get("registered_at") or event.ts
+            patch["registered_at"] = row.get("registered_at") or event.body.ts
         if flat.get("last_seen"):
             patch["last_seen"] = flat["last_seen"]
         row.update(patch)

@@ -43,13 +43,13 @@ class LogSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One statement: its SQL file, its rows (one JSON parameter) and other parameters; or, for large appends, a ``COPY`` and its
-    lines in PostgreSQL's text format, which costs the server half as much."""
+    """One statement: its SQL file, its rows (one JSON parameter) and other parameters; or, for many new rows, a ``COPY`` and its
+    lines (``rows.py``)."""
 
     sql: str
     rows: list[dict[str, Any]]
     params: Mapping[str, Any] | None = None
-    copy: str | None = None
+    copy: bytes | None = None
 
 
 class Fold(Protocol):

@@ -27,7 +27,6 @@ class SessionsFold:
 
     def add(self, event: LogEvent) -> None:
         state = event.state
-        assert state is not None
         key = event.project, event.entity
         carried = {
             "project_id": event.project,
@@ -36,7 +35,7 @@ class SessionsFold:
             "job_id": state["job_id"],
             "status": state["status"],
             "attempt": state.get("attempt", 0),
-            "updated_at": event.ts,
+            "updated_at": event.body.ts,
             "seq": event.seq,
             "state": state,
         }
@@ -68,7 +67,7 @@ def _own(event: LogEvent) -> dict[str, Any]:
         content = flat.get("input")
         return {
             "started_seq": event.seq,
-            "started_at": event.ts,
+            "started_at": event.body.ts,
             "input_bytes": content["bytes"] if content else None,
             "ended_at": None,
             **_NOT_ENDED,
@@ -77,7 +76,7 @@ def _own(event: LogEvent) -> dict[str, Any]:
         return {}
     output = flat.get("output")
     return {
-        "ended_at": event.ts,
+        "ended_at": event.body.ts,
         "error_code": flat.get("error_code") or "",
         "message": flat.get("message") or "",
         "ended_by": flat.get("by") or "",
@@ -87,7 +86,7 @@ def _own(event: LogEvent) -> dict[str, Any]:
 
 
 def _agent(event: LogEvent) -> dict[str, Any]:
-    flat, state = event.flat, event.state or {}
+    flat, state = event.flat, event.state
     row: dict[str, Any] = {
         "project_id": event.project,
         "session_id": event.entity,
@@ -96,12 +95,12 @@ def _agent(event: LogEvent) -> dict[str, Any]:
         "seq": event.seq,
     }
     if event.type == "session.agent_started":
-        return row | {"status": "RUNNING", "started_at": event.ts, "started_seq": event.seq}
+        return row | {"status": "RUNNING", "started_at": event.body.ts, "started_seq": event.seq}
     output = flat.get("output")
     done = event.type == "session.agent_completed"
     return row | {
         "status": "COMPLETED" if done else "FAILED",
-        "ended_at": event.ts,
+        "ended_at": event.body.ts,
         "duration_ms": flat.get("duration_ms"),
         "error_code": flat.get("error_code"),
         "message": flat.get("message"),

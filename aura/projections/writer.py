@@ -36,7 +36,7 @@ from aura.projections.versions import Version
 _log = structlog.get_logger("aura.projections")
 Entity = tuple[str, str]
 #: Events folded between two turns of the event loop.
-SLICE = 500
+SLICE = 200
 _UNAPPLICABLE = (AuraError, KeyError, TypeError, ValueError, AttributeError)
 
 
@@ -113,12 +113,12 @@ class Writer:
     async def fold(self, recorded: Sequence[Recorded]) -> Batch:
         """Decode and fold. Reads the versions' checkpoints and quarantines, changes nothing. A large batch is folded in slices,
         so that the batch before it goes on being committed meanwhile."""
-        generation, folding = self._generation, self._folding(recorded[-1])
+        generation, folding, decode = self._generation, self._folding(recorded[-1]), self._decode
         events: list[LogEvent] = []
         for start in range(0, len(recorded), SLICE):
             if start:
                 await asyncio.sleep(0)
-            part = [self._decode(one) for one in recorded[start : start + SLICE]]
+            part = [decode(one) for one in recorded[start : start + SLICE]]
             events += part
             for one in folding:
                 one.take(part)
@@ -151,9 +151,10 @@ class Writer:
 
     def _committed(self, batch: Batch) -> list[Quarantined]:
         quarantined = []
+        digest = sha256(batch.last.body)
         for folded in batch.folded:
             version = folded.version
-            version.seq, version.epoch, version.sha256 = batch.last.seq, self._epoch, sha256(batch.last.body)
+            version.seq, version.epoch, version.sha256 = batch.last.seq, self._epoch, digest
             for (kind, entity), aside in folded.aside.items():
                 if aside.reason is not None:
                     version.quarantined.add((kind, entity))
@@ -191,7 +192,7 @@ class Writer:
         """Statements in one round trip. With :meth:`copy`, where a test can make it crash."""
         await self._pipeline.run(statements)
 
-    async def copy(self, text: str, lines: str) -> None:
+    async def copy(self, text: str, lines: bytes) -> None:
         """A ``COPY … FROM STDIN``."""
         async with self.connection.cursor() as cursor, cursor.copy(text) as copy:
             await copy.write(lines)
@@ -266,6 +267,8 @@ class Folding:
         version, aside = self.version, self._found.aside
         add, seq, quarantined = self._fold.add, version.seq, version.quarantined
         kinds = version.projection.kinds
+        if kinds is not None and kinds.isdisjoint({event.kind for event in events}):
+            return
         watched = bool(aside or quarantined or self._refused)
         for event in events:
             if event.seq <= seq or (kinds is not None and event.kind not in kinds):

@@ -117,6 +117,7 @@ async def test_the_api_is_served_while_a_live_log_is_rebuilt(read_models: Databa
     service = ProjectorService(log.store, read_models.owner_url, clock=SystemClock())
     queries = Queries(read_models.reader_url, clock=SystemClock())
     await service.start()
+    await service.log.reached(log.seq)
     await queries.start()
     stop = asyncio.Event()
     pages: list[int] = []

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aura.projections import timeline, versions
+from aura.projections import rows as table_rows
+from aura.projections import versions
 from aura.projections.connection import Connection, connect
 from aura.projections.decoding import decode
 from aura.projections.pipeline import Statement
@@ -43,18 +44,18 @@ async def test_g4_rows_do_not_depend_on_the_batches(
 ) -> None:
     stored = await (await wandered(seed, 120)).all()
     connection = await owner(read_models.owner_url)
-    usual = timeline.COPY_FROM
+    usual = table_rows.COPY_FROM
     try:
         together = await shadow_versions(connection)
         await write(Writer(connection, together, epoch=EPOCH, decode=decode), stored)
-        timeline.COPY_FROM = copy_from
+        table_rows.COPY_FROM = copy_from
         apart = await shadow_versions(connection)
         await write(Writer(connection, apart, epoch=EPOCH, decode=decode), stored, sizes)
         assert await digests(connection, together) == await digests(connection, apart)
         for version in (*together, *apart):
             await versions.drop(connection, version)
     finally:
-        timeline.COPY_FROM = usual
+        table_rows.COPY_FROM = usual
         await connection.close()
 
 
@@ -75,7 +76,7 @@ class CrashingWriter(Writer):
         self.statements_left -= len(statements)
         await super().run(statements)
 
-    async def copy(self, text: str, lines: str) -> None:
+    async def copy(self, text: str, lines: bytes) -> None:
         if self.statements_left == 0:
             self.connection.pgconn.finish()
         self.statements_left -= 1
@@ -86,7 +87,7 @@ class CrashingWriter(Writer):
 async def test_g4_a_crash_before_any_statement_leaves_the_same_rows(
     read_models: Database, monkeypatch: pytest.MonkeyPatch, copy_from: int
 ) -> None:
-    monkeypatch.setattr(timeline, "COPY_FROM", copy_from)
+    monkeypatch.setattr(table_rows, "COPY_FROM", copy_from)
     stored = await (await wandered(5, 60)).all()
     connection = await owner(read_models.owner_url)
     reference = await project(connection, stored)
@@ -341,4 +342,27 @@ async def test_counts_are_the_rows_counted(read_models: Database) -> None:
         " FROM read.job_states GROUP BY 1 ORDER BY 1",
     )
     assert prds == await rows(connection, "SELECT root_job_id, queued, failed, cancelled FROM read.prds ORDER BY 1")
+    await connection.close()
+
+
+async def test_g4_any_text_is_copied_as_it_is(read_models: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aura.domain import job_commands as c
+
+    title = 'say "C:\\temp"\tnow,\nnull \\N \\. \u2028é'
+    log = JobLog()
+    job, _ = await log.prd(2, title=title, labels={"a": 'b"\\\n,'}, stages=("one", "two"))
+    await log.do(job, c.CancelJob("director:1", 60.0, "no\nmore\\"))
+    stored = await log.all()
+    connection = await owner(read_models.owner_url)
+    found = []
+    for copy_from in (1, 10_000):
+        monkeypatch.setattr(table_rows, "COPY_FROM", copy_from)
+        made = await shadow_versions(connection)
+        await write(Writer(connection, made, epoch=EPOCH, decode=decode), stored)
+        found.append(await digests(connection, made))
+    assert found[0] == found[1]
+    await project(connection, stored)
+    row = await one_job(connection, job)
+    assert (row["title"], row["labels"], row["stages"]) == (f"{title} 0", {"a": 'b"\\\n,'}, ["one", "two"])
+    assert row["status_reason"] == "no\nmore\\"
     await connection.close()

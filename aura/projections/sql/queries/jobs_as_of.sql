@@ -33,8 +33,10 @@ SELECT told.*,
        coalesce((h.state ->> 'held')::boolean, false) AS held, coalesce(h.state ->> 'purge', 'none') AS purge,
        h.created_at, h.ts AS updated_at, (h.state ->> 'n')::integer AS events, h.created_seq, h.seq
   FROM (
-    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
-           (SELECT count(*) FROM hits) AS hits, (SELECT min(created_seq) FROM hits) AS hits_to
+    SELECT hits, hits_to,
+           CASE WHEN hits < %(limit)s THEN (SELECT count(*) FROM part) END AS scanned,
+           CASE WHEN hits < %(limit)s THEN (SELECT min(created_seq) FROM part) END AS scanned_to
+      FROM (SELECT count(*) AS hits, min(created_seq) AS hits_to FROM hits) AS found
   ) AS told
   LEFT JOIN hits h ON true
  ORDER BY h.created_seq DESC

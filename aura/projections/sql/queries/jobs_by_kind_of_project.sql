@@ -20,8 +20,10 @@ WITH part AS MATERIALIZED (
 )
 SELECT told.*, j.*
   FROM (
-    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
-           (SELECT count(*) FROM titled) AS hits, (SELECT min(created_seq) FROM titled) AS hits_to
+    SELECT hits, hits_to,
+           CASE WHEN hits < %(limit)s THEN (SELECT count(*) FROM part) END AS scanned,
+           CASE WHEN hits < %(limit)s THEN (SELECT min(created_seq) FROM part) END AS scanned_to
+      FROM (SELECT count(*) AS hits, min(created_seq) AS hits_to FROM titled) AS found
   ) AS told
   LEFT JOIN (
     titled JOIN read.jobs j ON j.id = titled.id

@@ -1,6 +1,7 @@
 -- jobs_scan: looks at the newest `window` jobs before a place and keeps those that match anything. Bounded by what it looks
 -- at, not by what it finds: `scanned`, `scanned_to`, `hits` and `hits_to` (on every row, and on a row of NULLs when nothing
--- matched) say how far it came, so that the next page goes on from there.
+-- matched) say how far it came, so that the next page goes on from there. Once a page is full the rest is
+-- left unread and uncounted (`scanned` is NULL).
 WITH part AS MATERIALIZED (
     SELECT id, created_seq, title, role
       FROM read.job_facts
@@ -17,8 +18,10 @@ WITH part AS MATERIALIZED (
 )
 SELECT told.*, j.*
   FROM (
-    SELECT (SELECT count(*) FROM part) AS scanned, (SELECT min(created_seq) FROM part) AS scanned_to,
-           (SELECT count(*) FROM hits) AS hits, (SELECT min(created_seq) FROM hits) AS hits_to
+    SELECT hits, hits_to,
+           CASE WHEN hits < %(limit)s THEN (SELECT count(*) FROM part) END AS scanned,
+           CASE WHEN hits < %(limit)s THEN (SELECT min(created_seq) FROM part) END AS scanned_to
+      FROM (SELECT count(*) AS hits, min(created_seq) AS hits_to FROM hits) AS found
   ) AS told
   LEFT JOIN (hits JOIN read.jobs j ON j.id = hits.id) ON true
  ORDER BY j.created_seq DESC

@@ -1,32 +1,20 @@
--- The changing part of every job touched in this batch, and the counts that follow from it.
--- What the carried state leaves out is at its default. In the columns of single events (queued_at and after) NULL means
--- "as it was"; '', -1, 0 and -infinity mean "now empty". `old` reads the rows as they were
--- before this statement, so the difference old → new is exact whatever the batch held.
+-- The changing part of jobs that were there before this batch, and the counts that follow from it and from those that were `born`.
+-- In the columns of single events (queued_at and after) NULL means "as it was"; '', -1, 0 and -infinity mean "now empty". `old` reads
+-- the rows as they were before this statement, so the difference old → new is exact whatever the batch held.
 WITH input AS MATERIALIZED (
-    SELECT i.id, i.project_id, i.created_seq, i.root_job_id, i.role, i.kind, i.status, i.model, i.worker,
-           coalesce(i.attempt, 0) AS attempt, coalesce(i.spent, 0) AS spent, coalesce(i.priority, 5) AS priority,
-           i.not_before, i.lease_ttl_s, i.retention_until, coalesce(i.held, false) AS held,
-           coalesce(i.purge, 'none') AS purge, i.events, i.seq, i.updated_at, i.queued_at, i.assigned_at, i.claimed_at,
-           i.assigned_by, i.finished_at, i.finished_seq, i.error_code, i.status_reason, i.result_bytes, i.result_digest, i.output_count,
-           i.stage_status, i.stage_reset, i.state
+    SELECT *
       FROM json_to_recordset(%(rows)s::json) AS i(
-        id uuid, project_id integer, created_seq bigint, root_job_id uuid, role text, kind integer, status text, model text,
+        id uuid, project_id integer, role text, kind integer, status text, model text,
         worker text, attempt integer, spent integer, priority smallint, not_before timestamptz,
         lease_ttl_s double precision, retention_until timestamptz, held boolean, purge text, events integer, seq bigint,
         updated_at timestamptz, queued_at timestamptz, assigned_at timestamptz, claimed_at timestamptz,
         assigned_by text, finished_at timestamptz, finished_seq bigint, error_code text, status_reason text, result_bytes bigint,
         result_digest text, output_count bigint, stage_status jsonb, stage_reset boolean, state text)
 ), old AS MATERIALIZED (
-    SELECT s.id, s.project_id, s.root_job_id, s.role, s.status, s.model, s.kind
+    SELECT s.project_id, s.root_job_id, s.status, s.role, s.model, s.kind, i.project_id AS new_project_id,
+           i.status AS new_status, i.role AS new_role, i.model AS new_model, i.kind AS new_kind,
+           (s.project_id, s.status, s.role, s.model) IS DISTINCT FROM (i.project_id, i.status, i.role, i.model) AS moved
       FROM input i JOIN {schema}.job_states s ON s.id = i.id
-     WHERE i.created_seq IS NULL
-), created AS (
-    INSERT INTO {schema}.job_states
-    SELECT id, project_id, created_seq, root_job_id, role, kind, status, model, worker, attempt, spent, priority, not_before,
-           lease_ttl_s, retention_until, held, purge, events, seq, updated_at, queued_at, assigned_at, claimed_at,
-           assigned_by, nullif(finished_at, '-infinity'), nullif(finished_seq, 0), nullif(error_code, ''), nullif(status_reason, ''),
-           nullif(result_bytes, -1), nullif(result_digest, ''), nullif(output_count, -1), coalesce(stage_status, '{}'), state
-      FROM input WHERE created_seq IS NOT NULL ORDER BY created_seq
 ), changed AS (
     UPDATE {schema}.job_states s
        SET kind = i.kind, status = i.status, model = i.model, worker = i.worker, attempt = i.attempt, spent = i.spent,
@@ -48,31 +36,29 @@ WITH input AS MATERIALIZED (
                                ELSE s.stage_status || coalesce(i.stage_status, '{}') END,
            state = i.state
       FROM input i
-     WHERE s.id = i.id AND i.created_seq IS NULL
-    RETURNING s.id
+     WHERE s.id = i.id
+), moves AS MATERIALIZED (
+    SELECT project_id, root_job_id, status, role, coalesce(model, '') AS model, kind, -1 AS n FROM old WHERE moved
+    UNION ALL
+    SELECT new_project_id, root_job_id, new_status, new_role, coalesce(new_model, ''), new_kind, 1 FROM old WHERE moved
+    UNION ALL
+    SELECT project_id, root_job_id, status, role, model, kind, n
+      FROM json_to_recordset(%(born)s::json) AS b(
+           project_id integer, root_job_id uuid, status text, role text, model text, kind integer, n integer)
 ), delta AS MATERIALIZED (
-    SELECT project_id, root_job_id, status, role, model, kind, sum(n) AS n
-      FROM (
-        SELECT project_id, root_job_id, status, role, coalesce(model, '') AS model, kind, -1 AS n FROM old
-        UNION ALL
-        SELECT i.project_id, coalesce(i.root_job_id, o.root_job_id), i.status, i.role, coalesce(i.model, ''), i.kind, 1
-          FROM input i LEFT JOIN old o ON o.id = i.id
-      ) AS moves
-     GROUP BY project_id, root_job_id, status, role, model, kind
-    HAVING sum(n) <> 0
+    SELECT project_id, status, role, model, kind, sum(n) AS n
+      FROM moves GROUP BY project_id, status, role, model, kind HAVING sum(n) <> 0
 ), kinds AS (
     INSERT INTO {schema}.job_kinds AS k (status, role, model, kind, n)
     SELECT status, role, model, kind, sum(n) FROM delta GROUP BY status, role, model, kind HAVING sum(n) <> 0
     ON CONFLICT (status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), counts AS (
     INSERT INTO {schema}.job_counts AS k (project_id, status, role, model, kind, n)
-    SELECT project_id, status, role, model, kind, sum(n) FROM delta
-     GROUP BY project_id, status, role, model, kind HAVING sum(n) <> 0
+    SELECT project_id, status, role, model, kind, n FROM delta
     ON CONFLICT (project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), blocks AS (
     INSERT INTO {schema}.count_deltas AS k (block, project_id, status, role, model, n)
-    SELECT %(block)s::integer, project_id, status, role, model, sum(n) FROM delta
-     GROUP BY project_id, status, role, model HAVING sum(n) <> 0
+    SELECT %(block)s::integer, project_id, status, role, model, n FROM delta
     ON CONFLICT (block, project_id, status, role, model) DO UPDATE SET n = k.n + excluded.n
 ), throughput AS (  -- facts per event, simply added up
     INSERT INTO {schema}.job_throughput AS t (minute, project_id, model, outcome, n)
@@ -93,8 +79,8 @@ WITH input AS MATERIALIZED (
                coalesce(sum(n) FILTER (WHERE status = 'COMPLETED'), 0) AS completed,
                coalesce(sum(n) FILTER (WHERE status = 'FAILED'), 0) AS failed,
                coalesce(sum(n) FILTER (WHERE status = 'CANCELLED'), 0) AS cancelled
-          FROM delta GROUP BY root_job_id
+          FROM moves GROUP BY root_job_id
       ) AS d
      WHERE p.root_job_id = d.root_job_id
 )
-SELECT aura.refuse_unknown((SELECT count(*) FROM input WHERE created_seq IS NULL) - (SELECT count(*) FROM changed))
+SELECT aura.refuse_unknown((SELECT count(*) FROM input) - (SELECT count(*) FROM old))
