@@ -13,7 +13,7 @@ from aura.gateway.limits import Limits
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, LogView, Reset
 from aura.gateway.live.frames import Frame
 from aura.gateway.live.hub import Hub
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.outlet import Lane, Wire
 from aura.gateway.live.trie import matches
 from aura.gateway.metrics import Metrics
 from aura.log.store import LogIdentity, Recorded
@@ -30,8 +30,10 @@ class Client:
     """An outlet that takes bytes when told to."""
 
     wire: Wire = "ws"
+    send = None
 
     def __init__(self) -> None:
+        self.lane: Lane | None = None
         self.taken: list[int] = []
         self.unsent = 0
         self.reading = True

@@ -16,7 +16,8 @@ from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.context import Gateway
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
 from aura.gateway.live.frames import Frame, native_messages, reset_note
-from aura.gateway.live.hub import Group, reset_bytes
+from aura.gateway.live.group import Group
+from aura.gateway.live.hub import reset_bytes
 from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps, pieces
