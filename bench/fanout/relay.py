@@ -23,6 +23,7 @@ from typing import Any, cast
 import structlog
 import uvloop
 
+from aura.cli.services import GC_THRESHOLDS
 from aura.clock import SystemClock
 from aura.config import Settings
 from aura.errors import AuraError
@@ -152,7 +153,8 @@ async def run(feed: Feed, history: int, limits: Limits) -> None:
     loop.add_signal_handler(signal.SIGTERM, over.set)
     loop.add_signal_handler(signal.SIGUSR1, lambda: print(log.reads, flush=True))
     await service.start()
-    gc.freeze()  # as `aura gateway` does
+    gc.set_threshold(*GC_THRESHOLDS)  # as `aura gateway` does
+    gc.freeze()
     print(service.port, flush=True)
     await over.wait()
 

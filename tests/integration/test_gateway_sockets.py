@@ -187,7 +187,7 @@ class _Follower:
 
     def past(self) -> bool:
         """Whether it is sent to past its transport."""
-        return self.outlet.lane is not None and self.outlet.send is not None
+        return self.outlet.lane is not None
 
     async def frame(self) -> tuple[int, bytes]:
         """Opcode and payload of the next frame."""
@@ -258,7 +258,7 @@ async def test_a_connection_that_is_cut_is_never_sent_to_again(world: World) -> 
     cut, stays = await _Follower.live(world), await _Follower.live(world)
     _event(world)
     cut.outlet.transport.abort()
-    assert (cut.outlet.lane, cut.outlet.send) == (None, None), "before the file descriptor is somebody else's"
+    assert (cut.outlet.lane, cut.outlet.past()) == (None, None), "before the file descriptor is somebody else's"
     _event(world)
     await cut.frame()
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):

@@ -22,7 +22,6 @@ class Pipe:
 
     def __init__(self, room: int) -> None:
         self.lane: Lane | None = None
-        self.send: Send | None = self._send
         self.closed = False
         self.room = room
         self.broken = False
@@ -48,6 +47,9 @@ class Pipe:
             self.unsent += data
             self.flow()
 
+    def past(self) -> Send | None:
+        return None if self.closed else self._send
+
     def buffered(self) -> int:
         return len(self.unsent)
 
@@ -65,7 +67,7 @@ class Pipe:
     def end(self, code: int, reason: str) -> None:
         if self.lane is not None:
             self.lane.queue(self)
-        self.closed, self.send = True, None
+        self.closed = True
 
 
 class Lanes(RuleBasedStateMachine):

@@ -109,10 +109,10 @@ class Group:
         slow: list[Outlet] = []
         idle: list[tuple[Outlet, Send]] = []
         for outlet in self._queued:
-            unsent, send = outlet.buffered(), outlet.send
+            unsent = outlet.buffered()
             if unsent > budget:
                 slow.append(outlet)
-            elif unsent or send is None:
+            elif unsent or (send := outlet.past()) is None:
                 outlet.write(data)
             else:
                 idle.append((outlet, send))

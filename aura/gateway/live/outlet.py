@@ -17,20 +17,19 @@ Send = Callable[[bytes], int]
 
 
 class Lane(Protocol):
-    """Somebody who uses an outlet's :attr:`~Outlet.send`."""
+    """Somebody who sends past an outlet's queue (:meth:`~Outlet.past`)."""
 
     def queue(self, outlet: Outlet) -> None:
-        """Use it no more: something is about to be queued, or nothing will be sent any more."""
+        """Do it no more: something is about to be queued, or nothing will be sent any more."""
 
 
 class Outlet(Protocol):
     """One client. All methods but :meth:`drained` are plain calls that never block."""
 
     lane: Lane | None
-    """Who uses :attr:`send`. It is told, and this is ``None``, before anything is queued and before the connection is closed."""
+    """Who sends past the queue. It is told, and this is ``None``, before anything is queued and before the connection is closed."""
 
-    @property
-    def send(self) -> Send | None:
+    def past(self) -> Send | None:
         """The way past the queue, for whoever is :attr:`lane` and only while nothing is :meth:`buffered`. ``None``: there is none."""
 
     @property

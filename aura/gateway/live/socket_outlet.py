@@ -2,16 +2,16 @@
 
 ::
 
-    hub's groups ──send──────────────────────────▶ file descriptor
+    hub's groups ──past───────────────────────────▶ file descriptor
     history, words of the protocol ──write──┐            ▲
     uvicorn: pongs, pings, closes ──────────┴─▶ transport┘
 
 Invariants
 
 * Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it (``outlet.py``),
-  uvicorn's own writes included (:class:`_Announced`). ``send`` is for who is that lane, and only while the transport holds nothing.
+  uvicorn's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
 * The file descriptor is the transport's, which closes it after ``connection_lost``. We give it back before (:meth:`WebSocketOutlet.mute`),
-  so ``send`` never meets one that has become somebody else's; and :class:`_Borrowed` never closes it.
+  so nothing is sent on one that has become somebody else's; and :class:`_Borrowed` never closes it.
 """
 
 from __future__ import annotations
@@ -102,14 +102,14 @@ class _Announced:
 class WebSocketOutlet:
     """See the module docstring. Lives as long as its connection.
 
-    ``buffered`` *is* the transport's and ``send`` the socket's: the hub calls one of them for every client and every tick.
+    ``buffered`` *is* the transport's, and what :meth:`past` gives is the socket's: the hub calls one of them for every client and tick.
     """
 
-    __slots__ = ("_borrowed", "_protocol", "buffered", "closed", "lane", "send", "transport", "wire", "write")
+    __slots__ = ("_borrowed", "_protocol", "buffered", "closed", "lane", "transport", "wire", "write")
 
     def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
-        self._borrowed = _borrowed(transport)
+        self._borrowed: _Borrowed | None = None
         self.transport = _Announced(transport, self)
         """What uvicorn is to take for the transport."""
         self.wire: Wire = "ws"
@@ -117,7 +117,13 @@ class WebSocketOutlet:
         self.lane: Lane | None = None
         self.write: Callable[[bytes], None] = self.transport.write
         self.buffered: Callable[[], int] = transport.get_write_buffer_size
-        self.send: Send | None = self._borrowed.send if self._borrowed is not None else None
+
+    def past(self) -> Send | None:
+        if self.closed:
+            return None
+        if self._borrowed is None:
+            self._borrowed = _borrowed(self.transport.transport)
+        return self._borrowed.send if self._borrowed is not None else None
 
     def leave_lane(self) -> None:
         """Something is about to be queued: nobody sends past it."""
@@ -128,7 +134,6 @@ class WebSocketOutlet:
         """A close frame is out, or the connection is gone: nothing is sent any more. Safe twice."""
         self.leave_lane()
         self.closed = True
-        self.send = None
         self.write = _ignore
         self.buffered = _none
         if self._borrowed is not None:

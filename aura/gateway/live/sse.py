@@ -28,7 +28,6 @@ class SseOutlet:
 
     __slots__ = ("_buffered", "_drained", "_ended", "_ending", "_parts", "_wake", "lane")
     wire: Wire = "sse"
-    send = None
 
     lane: Lane | None
 
@@ -52,6 +51,9 @@ class SseOutlet:
             self._buffered += len(data)
             self._drained.clear()
             self._wake.set()
+
+    def past(self) -> None:
+        """There is no such way: uvicorn frames what a response says."""
 
     def buffered(self) -> int:
         return self._buffered

@@ -20,9 +20,12 @@ T = TypeVar("T")
 
 def pieces(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[Sequence[T]]:
     """``items`` in order, in runs of at most ``most`` bytes (or of one item that is larger)."""
+    sizes = list(map(size, items))
+    if items and sum(sizes) <= most:
+        yield items
+        return
     start = bytes_ = 0
-    for at, item in enumerate(items):
-        more = size(item)
+    for at, more in enumerate(sizes):
         if bytes_ + more > most and at > start:
             yield items[start:at]
             start, bytes_ = at, 0
