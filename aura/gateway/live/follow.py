@@ -46,7 +46,7 @@ class Catchup:
     ) -> bool:
         """In the client's framing, step by step as long as they are ``due``; ``reached`` is told each step's last sequence. ``False``: the
         client is gone, or the rest was not due."""
-        for piece in pieces(frames, lambda frame: len(frame.ws), self._gateway.limits.page_bytes):
+        for piece in pieces(frames, [len(frame.ws) for frame in frames], self._gateway.limits.page_bytes):
             data = self._joined(piece)
             if not await self._steps.write(data, len(piece), lambda: reached(piece[-1].seq), due):  # noqa: B023 - called at once
                 return False
