@@ -61,8 +61,12 @@ class OutputMessage:
 
     @property
     def kind(self) -> OutputKind:
-        """``stream``, ``log`` or ``progress``."""
-        return subjects.parse_output(self.subject).kind
+        """``stream``, ``log`` or ``progress``. Raises ``ValueError`` for a subject that is none of output."""
+        last = self.subject.rpartition(".")[2]
+        for kind in subjects.OUTPUT_KINDS:
+            if kind == last:
+                return kind
+        raise ValueError(f"not an output subject: {self.subject!r}")
 
     def records(self, data_key: bytes) -> list[dict[str, Any]]:
         """The records, each with its ``i``. Raises ``BrokenSeal``."""

@@ -13,16 +13,17 @@ from aura.ids import IdSource
 from aura.log import wire
 from aura.log.batch import AtomicWriter
 from aura.log.connection import Connection, RawSubscription
-from aura.log.group import GroupCommit
 from aura.log.guarded import GuardedWriter, Write
 from aura.log.inbox import inbox_of, request
 from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, SealedOutput
+from aura.log.output_commit import TurnCommit
 from aura.log.ports import ContentStore
 from aura.log.reader import StreamReader
 
 STREAM = "AURA_OUTPUT"
 _PAGE_BYTES = 4 * 1024 * 1024
 FIRST, COUNT, KEYS = "Aura-First", "Aura-Count", "Aura-Keys"
+_KEYS = f"\r\n{KEYS}: ".encode()
 _FROM_OUTPUT = b"\r\nNats-Stream: AURA_OUTPUT\r\n"
 
 
@@ -32,12 +33,13 @@ def decode(headers: bytes, body: bytes) -> OutputMessage:
     first, count = int(wire.header(headers, FIRST) or -1), int(wire.header(headers, COUNT) or 0)
     if first < 0:
         raise ValueError("an output message without its number")
-    keys = tuple((wire.header(headers, KEYS) or "").split())
+    keys = tuple((wire.header(headers, KEYS) or "").split()) if _KEYS in headers else ()
     return OutputMessage(found.seq, found.subject, found.stored_at_ns, first, count, body, keys)
 
 
 class JetStreamOutputBackend:
-    """See :class:`~aura.log.output.OutputBackend`. What many attempts of one process write at once shares flushes (``group.py``)."""
+    """See :class:`~aura.log.output.OutputBackend`. What many attempts of one process write at once shares flushes
+    (``output_commit.py``)."""
 
     def __init__(self, connection: Connection, clock: Clock, ids: IdSource) -> None:
         self._connection = connection
@@ -46,7 +48,7 @@ class JetStreamOutputBackend:
         self._reader = StreamReader(self._inbox, STREAM, decode, gapless=False)
         writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
         batches = AtomicWriter(self._inbox, self._reader, ids, limit=MAX_MESSAGE_BYTES)
-        self._group = GroupCommit(writer, batches)
+        self._group = TurnCommit(writer, batches)
 
     async def append(
         self,

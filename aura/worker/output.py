@@ -1,19 +1,21 @@
-"""An attempt's output on its way: stored at once after a silence, else collected for about 20 ms; one write at a time.
+"""An attempt's output on its way: one write at a time, and what comes meanwhile is the next one.
 
 ::
 
-    write → pending ──20 ms since the last one, or flush──▶ one message per run of the same kind ──stored──▶ …
+    write → pending ──nothing in flight──▶ one message per run of the same kind ──stored──▶ what is pending now …
               └ more than MAX_PENDING bytes: write waits (back-pressure)
 
+So a lone chunk leaves at once, and the slower the log is the more of them travel together: the load itself sets how much is collected, and
+no clock does.
+
 Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
-records it has, and exactly the rest is written again. Text that arrives within one collection becomes one record. Another writer under
+records it has, and exactly the rest is written again. Text that is pending together becomes one record. Another writer under
 our attempt means that we are fenced: nothing is written any more, and ``write`` and ``flush`` say so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,6 @@ from aura.worker.context import MAX_CHUNK
 
 log = structlog.get_logger("aura.worker")
 
-COLLECT_S = 0.02
 #: Characters that may wait to be stored.
 MAX_PENDING = 1024 * 1024
 #: Most records in one write; the writer splits further by bytes.
@@ -48,12 +49,10 @@ class CollectedOutput:
         self._size = 0
         self._accepted = 0
         self._pump: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._over: Exception | None = None
         self._discarded = False
-        self._taken_s = -COLLECT_S
 
     @property
     def count(self) -> int:
@@ -74,7 +73,6 @@ class CollectedOutput:
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         if self._size > MAX_PENDING:
-            self._hurry.set()
             self._room.clear()
             await self._room.wait()
 
@@ -92,7 +90,6 @@ class CollectedOutput:
     async def flush(self) -> None:
         """Return when everything accepted is stored. Raises ``Fenced``, or what made the output impossible."""
         while self._pump is not None and not self._pump.done():
-            self._hurry.set()
             await asyncio.wait({self._pump})
         if self._over is not None:
             raise self._over
@@ -108,11 +105,6 @@ class CollectedOutput:
     async def _run(self) -> None:
         try:
             while self._pending:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._taken_s + COLLECT_S - self._clock.monotonic_s()):
-                        await self._hurry.wait()
-                self._hurry.clear()
-                self._taken_s = self._clock.monotonic_s()
                 taken, self._pending, self._size = self._pending, [], 0
                 self._room.set()
                 await self._store(taken)

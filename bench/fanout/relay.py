@@ -23,6 +23,7 @@ from typing import Any, cast
 import structlog
 import uvloop
 
+from aura.cli.services import GC_THRESHOLDS
 from aura.clock import SystemClock
 from aura.config import Settings
 from aura.errors import AuraError
@@ -70,7 +71,7 @@ class Feeder:
         self._feed, self._log, self._from, self._on_batch = feed, log, from_seq, on_batch
         self._task: asyncio.Task[None] | None = None
         self.connected: Callable[[], int] = lambda: 0
-        self.transports: Callable[[], list[Any]] = list
+        self.unsent: Callable[[], list[Callable[[], int]]] = list
 
     async def start(self) -> None:
         if before := self._log.events[self._from - 1 :]:
@@ -93,7 +94,7 @@ class Feeder:
         while self.connected() < feed.clients:  # noqa: ASYNC110 - the hub has no event for it, nor should it
             await asyncio.sleep(0.02)
         seq, due = len(events), time.monotonic()
-        transports = self.transports()
+        unsent = self.unsent()
         for turn in itertools.count():
             batch = [feed.event(seq + number) for number in range(1, feed.burst + 1)]
             seq += feed.burst
@@ -102,8 +103,8 @@ class Feeder:
             self._on_batch(batch)
             due += feed.burst / feed.rate if feed.rate else 0.0
             await asyncio.sleep(max(0.0, due - time.monotonic()) if feed.rate else 0)
-            asked = transports[turn % 16 :: 16] if not feed.rate else ()
-            while any(one.get_write_buffer_size() > BEHIND for one in asked):  # noqa: ASYNC110 - nor a transport
+            asked = unsent[turn % 16 :: 16] if not feed.rate else ()
+            while any(one() > BEHIND for one in asked):  # noqa: ASYNC110 - nor a transport
                 await asyncio.sleep(0.0002)
 
 
@@ -132,16 +133,16 @@ def gateway(feed: Feed, history: int, limits: Limits) -> tuple[GatewayService, L
     def tail(from_seq: int, on_batch: OnBatch, _on_end: Callable[[AuraError], None]) -> Feeder:
         feeder = Feeder(feed, log, from_seq, on_batch)
         feeder.connected = lambda: hub.connections
-        feeder.transports = lambda: _transports(service)
+        feeder.unsent = lambda: _unsent(service)
         return feeder
 
     service = GatewayService(ctx, tail)
     return service, log
 
 
-def _transports(service: Any) -> list[Any]:
-    """Of all that are connected now; uvicorn knows them."""
-    return [one.transport for one in service._server.server_state.connections]
+def _unsent(service: Any) -> list[Callable[[], int]]:
+    """How to ask all that are connected now for what they have unsent; uvicorn knows them."""
+    return [one.transport.get_write_buffer_size for one in service._server.server_state.connections]
 
 
 async def run(feed: Feed, history: int, limits: Limits) -> None:
@@ -152,7 +153,8 @@ async def run(feed: Feed, history: int, limits: Limits) -> None:
     loop.add_signal_handler(signal.SIGTERM, over.set)
     loop.add_signal_handler(signal.SIGUSR1, lambda: print(log.reads, flush=True))
     await service.start()
-    gc.freeze()  # as `aura gateway` does
+    gc.set_threshold(*GC_THRESHOLDS)  # as `aura gateway` does
+    gc.freeze()
     print(service.port, flush=True)
     await over.wait()
 

@@ -19,7 +19,9 @@ from websockets.frames import Frame, Opcode
 from aura.commands.handler import Caller
 from aura.gateway.limits import Limits
 from aura.gateway.live import sockets
+from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.gateway.ports import Row
+from aura.log.store import Recorded
 from tests.support.gateway import World, make_world, receive, running
 
 TEXT, BINARY, CLOSE, PING, CONTINUATION = 1, 2, 8, 9, 0
@@ -166,6 +168,117 @@ async def _send_for_ever(writer: asyncio.StreamWriter, chunk: bytes) -> None:
         while True:
             writer.write(chunk)
             await writer.drain()
+
+
+class _Follower:
+    """A client that reads when it is told to, and its outlet, which the group sends to past the transport."""
+
+    def __init__(self, client: Raw, outlet: WebSocketOutlet) -> None:
+        self.client, self.outlet = client, outlet
+
+    @classmethod
+    async def live(cls, world: World) -> _Follower:
+        before = set(world.hub._outlets)
+        client = await Raw.open(world)
+        await _members(world, len(before) + 1)
+        [outlet] = set(world.hub._outlets) - before
+        assert isinstance(outlet, WebSocketOutlet)
+        return cls(client, outlet)
+
+    def past(self) -> bool:
+        """Whether it is sent to past its transport."""
+        return self.outlet.lane is not None
+
+    async def frame(self) -> tuple[int, bytes]:
+        """Opcode and payload of the next frame."""
+        first, size = await self.client.reader.readexactly(2)
+        length = int.from_bytes(await self.client.reader.readexactly(2)) if size == 126 else size
+        if size == 127:
+            length = int.from_bytes(await self.client.reader.readexactly(8))
+        return first & 0x0F, await self.client.reader.readexactly(length)
+
+
+async def _members(world: World, count: int) -> None:
+    async with asyncio.timeout(5):
+        while sum(len(group.members) for group in world.hub._groups.values()) < count:
+            await asyncio.sleep(0)
+
+
+def _event(world: World, size: int = 10) -> int:
+    """Straight to the hub, written at once; the sequence."""
+    seq = world.hub.head + 1
+    body = b'{"id":"%d","pad":"%b"}' % (seq, b"x" * size)
+    world.hub.on_batch([Recorded(seq, "aura.job.1.a.created", 0, body)])
+    world.hub.flush()
+    return seq
+
+
+async def test_what_the_system_does_not_take_waits_in_the_transport_in_order(world: World) -> None:
+    one = await _Follower.live(world)
+    one.client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    _event(world)
+    assert one.past()
+    while not one.outlet.buffered():
+        _event(world, 200_000)
+    assert not one.past(), "while the transport holds the rest of a frame"
+    last = _event(world)
+    one.client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+    for seq in range(1, last + 1):
+        opcode, payload = await one.frame()
+        assert (opcode, payload.startswith(b'{"seq":%d,' % seq)) == (TEXT, True)
+    await one.outlet.drained(5)
+    while one.outlet.buffered():
+        await asyncio.sleep(0)
+    _event(world)
+    assert one.past(), "again"
+    assert (await one.frame())[1].startswith(b'{"seq":%d,' % (last + 1))
+
+
+async def test_what_is_said_between_events_is_not_overtaken(world: World) -> None:
+    one = await _Follower.live(world)
+    _event(world)
+    one.outlet.write(b"\x81\x02{}")
+    _event(world)
+    assert [(await one.frame())[1][:8] for _ in range(3)] == [b'{"seq":1', b"{}", b'{"seq":2']
+
+
+async def test_no_event_follows_a_close_and_the_others_go_on(world: World) -> None:
+    gone, stays = await _Follower.live(world), await _Follower.live(world)
+    _event(world)
+    gone.outlet.end(1000, "enough")
+    assert not gone.past()
+    _event(world)
+    assert [(await gone.frame())[0] for _ in range(2)] == [TEXT, CLOSE]
+    gone.client.send(CLOSE, struct.pack("!H", 1000))
+    assert await gone.client.reader.read() == b""
+    assert [(await stays.frame())[1][:8] for _ in range(2)] == [b'{"seq":1', b'{"seq":2']
+
+
+async def test_a_connection_that_is_cut_is_never_sent_to_again(world: World) -> None:
+    cut, stays = await _Follower.live(world), await _Follower.live(world)
+    _event(world)
+    cut.outlet.transport.abort()
+    assert (cut.outlet.lane, cut.outlet.past()) == (None, None), "before the file descriptor is somebody else's"
+    _event(world)
+    await cut.frame()
+    with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+        await cut.frame()
+    assert [(await stays.frame())[1][:8] for _ in range(2)] == [b'{"seq":1', b'{"seq":2']
+
+
+async def test_one_that_is_too_slow_is_4408_and_the_others_get_everything() -> None:
+    async with running(limits=replace(Limits(), outbound_bytes=50_000)) as world:
+        slow, good = await _Follower.live(world), await _Follower.live(world)
+        slow.client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while not slow.outlet.closed:
+            seq = _event(world, 20_000)
+            assert (await good.frame())[1].startswith(b'{"seq":%d,' % seq)
+        slow.client.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        seen = 0
+        while (found := await slow.frame())[0] == TEXT:
+            seen += 1
+            assert found[1].startswith(b'{"seq":%d,' % seen)
+        assert found == (CLOSE, struct.pack("!H", 4408) + b"since=%d" % seen)
 
 
 async def test_a_head_that_trickles_is_cut() -> None:

@@ -13,7 +13,7 @@ from aura.gateway.limits import Limits
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, LogView, Reset
 from aura.gateway.live.frames import Frame
 from aura.gateway.live.hub import Hub
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.outlet import Lane, Wire
 from aura.gateway.live.trie import matches
 from aura.gateway.metrics import Metrics
 from aura.log.store import LogIdentity, Recorded
@@ -32,6 +32,7 @@ class Client:
     wire: Wire = "ws"
 
     def __init__(self) -> None:
+        self.lane: Lane | None = None
         self.taken: list[int] = []
         self.unsent = 0
         self.reading = True
@@ -50,6 +51,9 @@ class Client:
             data = data[2 + size :]
             self.taken.append(int(text[7 : text.index(b",")]))
             self.unsent += 0 if self.reading else size
+
+    def past(self) -> None:
+        """Everything goes through :meth:`write`."""
 
     def buffered(self) -> int:
         return self.unsent

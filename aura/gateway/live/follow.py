@@ -16,7 +16,8 @@ from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.context import Gateway
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
 from aura.gateway.live.frames import Frame, native_messages, reset_note
-from aura.gateway.live.hub import Group, reset_bytes
+from aura.gateway.live.group import Group
+from aura.gateway.live.hub import reset_bytes
 from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps, pieces
@@ -45,7 +46,7 @@ class Catchup:
     ) -> bool:
         """In the client's framing, step by step as long as they are ``due``; ``reached`` is told each step's last sequence. ``False``: the
         client is gone, or the rest was not due."""
-        for piece in pieces(frames, lambda frame: len(frame.ws), self._gateway.limits.page_bytes):
+        for piece in pieces(frames, [len(frame.ws) for frame in frames], self._gateway.limits.page_bytes):
             data = self._joined(piece)
             if not await self._steps.write(data, len(piece), lambda: reached(piece[-1].seq), due):  # noqa: B023 - called at once
                 return False

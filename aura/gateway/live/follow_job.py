@@ -245,7 +245,8 @@ class JobFollower:
 
     async def _drained(self) -> None:
         """Write what is pending, a step at a time, each when the last one has left: history is never faster than its reader."""
-        for piece in pieces(self._take(), lambda one: len(one[0]), self._gateway.limits.page_bytes):
+        pending = self._take()
+        for piece in pieces(pending, [len(told) for told, _ in pending], self._gateway.limits.page_bytes):
             data = self._telling.join([told for told, _ in piece])
             await self._steps.write(data, len(piece), lambda: self._reached(piece[-1][1]))  # noqa: B023 - called at once
             if self._outlet.closed:

@@ -29,7 +29,7 @@ from aura.gateway.live.dialects import native
 from aura.gateway.live.feed import FromLog, FromRing, GoLive
 from aura.gateway.live.follow import Catchup, wanted
 from aura.gateway.live.frames import Frame, native_messages
-from aura.gateway.live.hub import Group
+from aura.gateway.live.group import Group
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.output_subscription import follow_output
 from aura.gateway.live.replay import play

@@ -14,7 +14,7 @@ Invariants
 * An event costs the trie's walk, one frame, and per matching group one entry and per member one write of joined bytes
   (``aura.v1``: one array frame). A group with several subjects gets an event once however many of them match.
 * No client is waited for. One whose unsent bytes exceed the budget is closed with 4408 and the sequence to resume
-  from (G12); what the others share with it is a reference, never a copy.
+  from (G12); what the others share with it is a reference, never a copy. How each is written to: ``group.py``.
 * Everything runs in the event loop's thread; nothing here awaits except :meth:`caught_up`.
 
 Failure cases: a watcher that raises is the only one that ends, and is told so (:meth:`watch`). The tail reports a log that is not ours
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 
 import structlog
 
@@ -35,6 +34,7 @@ from aura.errors import Unavailable
 from aura.gateway.limits import Limits
 from aura.gateway.live.feed import LogView
 from aura.gateway.live.frames import Frame, Note, native_messages, reset_note
+from aura.gateway.live.group import Group
 from aura.gateway.live.outlet import Ending, Outlet, Wire
 from aura.gateway.live.ring import Ring
 from aura.gateway.live.trie import SubjectTrie
@@ -47,33 +47,6 @@ _STARTING = "starting"
 Watcher = Callable[[Frame], None]
 #: Told what its watcher raised.
 Failed = Callable[[Exception], None]
-
-
-_TAKE: dict[Wire, Callable[[Frame], bytes]] = {
-    "ws": attrgetter("ws"),
-    "sse": attrgetter("sse"),
-    "native": attrgetter("native"),
-}
-
-
-class Group:
-    """Clients with the same subjects and the same framing. ``take`` is a frame's bytes in it."""
-
-    __slots__ = ("flushed", "members", "patterns", "pending", "take", "wire")
-
-    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int) -> None:
-        self.patterns = patterns
-        self.wire = wire
-        self.take = _TAKE[wire]
-        self.members: dict[Outlet, None] = {}
-        self.pending: list[bytes] = []
-        self.flushed = flushed
-
-    def joined(self) -> bytes:
-        """What is pending, as one piece."""
-        if self.wire == "native":
-            return native_messages(self.pending)
-        return self.pending[0] if len(self.pending) == 1 else b"".join(self.pending)
 
 
 class _Watch:
@@ -130,7 +103,7 @@ class Hub:
             ring.append(frame)
             for target in trie.match(recorded.subject):
                 if isinstance(target, Group):
-                    target.pending.append(target.take(frame))
+                    target.add(frame)
                     self._dirty[target] = None
                 else:
                     self._call(target, frame)
@@ -151,7 +124,7 @@ class Hub:
             return
         for target in self._trie.match(subject):
             if isinstance(target, Group):
-                target.pending.append(_note_bytes(note, subject, target.wire))
+                target.add_note(note, subject)
                 self._dirty[target] = None
         if self._dirty:
             self._schedule()
@@ -235,14 +208,14 @@ class Hub:
             for pattern in patterns:
                 self._trie.insert(pattern, group)
         self.wrote(*self._flush_group(group))
-        group.members[outlet] = None
+        group.join(outlet)
         return group
 
     def leave(self, group: Group, outlet: Outlet) -> None:
         """Deliver no more. Safe twice."""
-        group.members.pop(outlet, None)
+        group.leave(outlet)
         key = (group.patterns, group.wire)
-        if not group.members and self._groups.get(key) is group:
+        if group.empty and self._groups.get(key) is group:
             del self._groups[key]
             for pattern in group.patterns:
                 self._trie.remove(pattern, group)
@@ -325,35 +298,16 @@ class Hub:
 
     def _flush_group(self, group: Group) -> tuple[int, int]:
         """How many messages and bytes were written."""
-        count = size = 0
-        if group.pending:
-            count, data = len(group.pending), group.joined()
-            group.pending = []
-            budget = self._limits.outbound_bytes
-            slow: list[Outlet] = []
-            for outlet in group.members:
-                if outlet.buffered() > budget:
-                    slow.append(outlet)
-                else:
-                    outlet.write(data)
-            taken = len(group.members) - len(slow)
-            count, size = count * taken, len(data) * taken
-            for outlet in slow:
-                del group.members[outlet]
-                self.slow(outlet, f"since={max(group.flushed, self._flushed)}")
+        messages, size, slow = group.write(self._limits.outbound_bytes)
+        for outlet in slow:
+            self.slow(outlet, f"since={max(group.flushed, self._flushed)}")
         group.flushed = self._ring.head if self._ring is not None else 0
-        return count, size
+        return messages, size
 
     def _open_ring(self) -> Ring:
         if self._ring is None:
             raise Unavailable("live feeds are starting")
         return self._ring
-
-
-def _note_bytes(note: Note, subject: str, wire: Wire) -> bytes:
-    if wire == "native":
-        return note.native(subject)
-    return note.ws if wire == "ws" else note.sse
 
 
 def reset_bytes(reset: Note, wire: Wire) -> bytes:

@@ -6,6 +6,9 @@ Invariant: it holds exactly the sequences ``first … head`` (nothing when ``fir
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from typing import cast
+
 from aura.gateway.live.frames import Frame
 
 
@@ -14,6 +17,9 @@ class Ring:
 
     def __init__(self, head: int, *, max_frames: int, max_bytes: int) -> None:
         self._slots: list[Frame | None] = [None] * max_frames
+        self._ends = [0] * max_frames
+        """How many bytes had ever been appended with the frame of each slot."""
+        self._total = 0
         self._max_bytes = max_bytes
         self.head = head
         """The newest sequence seen."""
@@ -27,9 +33,12 @@ class Ring:
             raise ValueError(f"sequence {frame.seq} after {self.head}")
         if self.head - self.first + 1 == len(self._slots):
             self._drop_oldest()
+        size = len(frame.ws)
+        self._total += size
         self._slots[frame.seq % len(self._slots)] = frame
+        self._ends[frame.seq % len(self._slots)] = self._total
         self.head = frame.seq
-        self.bytes += len(frame.ws)
+        self.bytes += size
         while self.bytes > self._max_bytes and self.first < self.head:
             self._drop_oldest()
 
@@ -46,13 +55,10 @@ class Ring:
         be next."""
         if not self.first <= seq + 1 <= self.head + 1:
             raise ValueError(f"{seq + 1} is not in {self.first}…{self.head}")
-        found: list[Frame] = []
-        size = 0
-        for at in range(seq + 1, self.head + 1):
-            frame = self._slots[at % len(self._slots)]
-            assert frame is not None
-            found.append(frame)
-            size += len(frame.ws)
-            if size >= max_bytes:
-                break
-        return found
+        slots, ends, many = self._slots, self._ends, len(self._slots)
+        before = ends[seq % many] if seq >= self.first else self._total - self.bytes
+        held = range(seq + 1, self.head + 1)
+        count = min(bisect_left(held, before + max_bytes, key=lambda at: ends[at % many]) + 1, len(held))
+        start, stop = (seq + 1) % many, (seq + 1) % many + count
+        found = slots[start:stop] if stop <= many else slots[start:] + slots[: stop - many]
+        return cast(list[Frame], found)

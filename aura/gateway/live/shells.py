@@ -30,7 +30,8 @@ from aura.gateway.live.clients import Client, Prepare
 from aura.gateway.live.dialects import native
 from aura.gateway.live.dialects.job import parse_event_id
 from aura.gateway.live.outlet import Ending, Outlet
-from aura.gateway.live.sockets import OUTLET, TRANSPORT, WebSocketOutlet
+from aura.gateway.live.socket_outlet import WebSocketOutlet
+from aura.gateway.live.sockets import OUTLET, TRANSPORT
 from aura.gateway.live.sse import SseOutlet
 from aura.gateway.live.visibility import Visibility
 

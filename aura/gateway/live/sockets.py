@@ -3,7 +3,7 @@
 * :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem. It puts its transport into
   the scope (``extensions["aura.transport"]``), so that an event stream whose client reads nothing can be cut.
 * :class:`WebSocketProtocol` puts a :class:`WebSocketOutlet` into the scope (``extensions["aura.outlet"]``): the hub
-  writes prebuilt frames to the transport, with no task, no queue and no copy per client. It bounds fragments and
+  writes prebuilt frames through it, with no task, no queue and no copy per client. It bounds fragments and
   pongs, says 1001 at shutdown, and gives a close handshake :data:`CLOSE_WAIT_S` before the connection is cut; longer to a client that
   is still taking what was written before, so that a slow one gets to read its 4408 and where to resume.
 
@@ -13,11 +13,6 @@ Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` p
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
-import struct
-import termios
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +26,8 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
 from aura.gateway.limits import Limits
-from aura.gateway.live.outlet import Ending, Wire
+from aura.gateway.live.outlet import Ending
+from aura.gateway.live.socket_outlet import WebSocketOutlet, taken, untaken
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -44,83 +40,6 @@ CLOSE_LOOKS = 15
 CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
 TRANSPORT = "aura.transport"
-#: Where Linux has ``tcpi_bytes_acked`` in its ``tcp_info``.
-_BYTES_ACKED = 120
-
-
-def untaken(transport: asyncio.Transport) -> int:
-    """Bytes that the client's machine has not taken: ours, and what the operating system has of them."""
-    unsent = transport.get_write_buffer_size()
-    try:
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except (OSError, ValueError, AttributeError):  # closed meanwhile, or a system that cannot tell
-        return unsent
-    size: int = struct.unpack("i", queued)[0]
-    return unsent + size
-
-
-def taken(transport: asyncio.Transport) -> int:
-    """How many bytes the client's machine has taken so far. Our own buffer shrinks in steps of a megabyte, too coarse to tell a slow
-    reader from one that reads nothing; where the system cannot tell it has to do, and the number is negative."""
-    try:
-        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-        acknowledged: int = struct.unpack_from("Q", info, _BYTES_ACKED)[0]
-    except (OSError, AttributeError, struct.error):
-        return -transport.get_write_buffer_size()
-    return acknowledged
-
-
-class WebSocketOutlet:
-    """A WebSocket client, written to directly. Lives as long as its connection.
-
-    ``write`` and ``buffered`` *are* the transport's: the hub calls them for every client and every tick. Once a close frame is out,
-    or the connection is gone, :meth:`mute` makes them do nothing.
-    """
-
-    __slots__ = ("_protocol", "buffered", "closed", "wire", "write")
-
-    def __init__(self, protocol: WebSocketProtocol) -> None:
-        self._protocol = protocol
-        self.wire: Wire = "ws"
-        self.closed = False
-        self.write: Callable[[bytes], None] = protocol.transport.write
-        self.buffered: Callable[[], int] = protocol.transport.get_write_buffer_size
-
-    def mute(self) -> None:
-        """Nothing is sent any more."""
-        self.closed = True
-        self.write = _ignore
-        self.buffered = _none
-
-    def forget_handshake(self) -> None:
-        """Let go of the request and its headers, several kilobytes for each idle client: nobody asks for them any more."""
-        self._protocol.request = self._protocol.response = None  # type: ignore[assignment]
-        scope = cast(dict[str, Any], self._protocol.scope)
-        scope["headers"] = []
-        scope.pop("aura.headers", None)
-
-    async def drained(self, timeout_s: float) -> bool:
-        writable = self._protocol.writable
-        while not writable.is_set() and not self.closed:
-            before = taken(self._protocol.transport)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await writable.wait()
-            except TimeoutError:
-                if taken(self._protocol.transport) <= before:
-                    return False
-        return True
-
-    def end(self, code: int, reason: str) -> None:
-        self._protocol.end(code, reason)
-
-
-def _ignore(_data: bytes) -> None:
-    """Where a muted outlet writes."""
-
-
-def _none() -> int:
-    return 0
 
 
 def _problem(status: int, code: str, detail: str) -> bytes:
@@ -154,10 +73,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._fragments = 0
         self._seen = self._owed = 0
         """What the client had taken when it was last looked at, and what it will have taken with the last ping."""
-        self._outlet: WebSocketOutlet | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._outlet = WebSocketOutlet(self, transport)
+        super().connection_made(cast(asyncio.Transport, self._outlet.transport))
 
     async def run_asgi(self) -> None:
-        self._outlet = WebSocketOutlet(self)
         self.scope["extensions"][OUTLET] = self._outlet  # type: ignore[assignment]
         await super().run_asgi()
 
@@ -167,15 +88,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True  # refused is answered too: uvicorn would log each such handshake as an error
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._mute()
+        self._outlet.mute()
         super().connection_lost(exc)
 
-    def _mute(self) -> None:
-        if self._outlet is not None:
-            self._outlet.mute()
-
     def handle_parser_exception(self) -> None:
-        self._mute()
+        self._outlet.mute()
         super().handle_parser_exception()
         self._abort_soon()
 
@@ -192,7 +109,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._seen = now
             self.pong_timer = self.loop.call_later(self.limits.ping_s, self.keepalive_timeout)
             return
-        self._mute()
+        self._outlet.mute()
         super().keepalive_timeout()
         self._abort_soon()
 
@@ -216,7 +133,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_ping()
 
     def handle_close(self, event: Frame) -> None:
-        self._mute()
+        self._outlet.mute()
         super().handle_close(event)
         if self.transport.is_closing():
             self._abort_soon()
@@ -228,7 +145,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             self.transport.close()
             return
-        self._mute()
+        self._outlet.mute()
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason[:120])

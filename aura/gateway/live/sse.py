@@ -13,7 +13,8 @@ import asyncio
 from starlette.types import Receive, Send
 
 from aura.gateway.live import sockets
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.outlet import Lane, Wire
+from aura.gateway.live.socket_outlet import taken
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -25,10 +26,13 @@ _HEADERS = [
 class SseOutlet:
     """One event stream."""
 
-    __slots__ = ("_buffered", "_drained", "_ended", "_ending", "_parts", "_wake")
+    __slots__ = ("_buffered", "_drained", "_ended", "_ending", "_parts", "_wake", "lane")
     wire: Wire = "sse"
 
+    lane: Lane | None
+
     def __init__(self) -> None:
+        self.lane = None
         self._parts: list[bytes] = []
         self._buffered = 0
         self._ended = False
@@ -47,6 +51,9 @@ class SseOutlet:
             self._buffered += len(data)
             self._drained.clear()
             self._wake.set()
+
+    def past(self) -> None:
+        """There is no such way: uvicorn frames what a response says."""
 
     def buffered(self) -> int:
         return self._buffered
@@ -95,9 +102,9 @@ class SseOutlet:
         """Once the outlet has ended: wait while the client takes what is left, at most so long, then end the connection."""
         await self._ending.wait()
         for _ in range(sockets.CLOSE_LOOKS):
-            before = sockets.taken(transport)
+            before = taken(transport)
             await asyncio.sleep(sockets.CLOSE_WAIT_S)
-            if sockets.taken(transport) <= before:
+            if taken(transport) <= before:
                 break
         transport.abort()
 

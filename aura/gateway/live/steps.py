@@ -18,15 +18,17 @@ from aura.gateway.live.outlet import Outlet
 T = TypeVar("T")
 
 
-def pieces(items: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[Sequence[T]]:
-    """``items`` in order, in runs of at most ``most`` bytes (or of one item that is larger)."""
+def pieces(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
+    """``items`` in order, in runs of at most ``most`` bytes (or of one item that is larger). ``sizes``: of each, in bytes."""
+    if items and sum(sizes) <= most:
+        yield items
+        return
     start = bytes_ = 0
-    for at, item in enumerate(items):
-        more = size(item)
-        if bytes_ + more > most and at > start:
+    for at, size in enumerate(sizes):
+        if bytes_ + size > most and at > start:
             yield items[start:at]
             start, bytes_ = at, 0
-        bytes_ += more
+        bytes_ += size
     if start < len(items):
         yield items[start:]
 

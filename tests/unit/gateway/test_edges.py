@@ -231,6 +231,21 @@ def test_the_ring_holds_the_newest_within_its_bounds_G12(head: int, sizes: list[
         ring.after(ring.first - 2, 1)
 
 
+@given(st.data(), st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 12), st.integers(60, 400))
+def test_a_step_of_the_ring_stops_where_it_is_large_enough_G12(
+    data: st.DataObject, sizes: list[int], frames: int, limit: int
+) -> None:
+    ring = Ring(0, max_frames=frames, max_bytes=limit)
+    for seq, size in enumerate(sizes, 1):
+        ring.append(Frame(recorded(seq, size)))
+    after = data.draw(st.integers(ring.first - 1, ring.head))
+    most = data.draw(st.integers(1, 500))
+    found = ring.after(after, most)
+    assert [frame.seq for frame in found] == list(range(after + 1, after + 1 + len(found)))
+    assert sum(len(frame.ws) for frame in found[:-1]) < most
+    assert sum(len(frame.ws) for frame in found) >= most or after + len(found) == ring.head
+
+
 # ---------------------------------------------------------------- the log
 
 

@@ -1,0 +1,170 @@
+"""A WebSocket connection as an outlet, with two ways out for bytes: its transport, and past that the operating system.
+
+::
+
+    hub's groups ──past───────────────────────────▶ file descriptor
+    history, words of the protocol ──write──┐            ▲
+    uvicorn: pongs, pings, closes ──────────┴─▶ transport┘
+
+Invariants
+
+* Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it (``outlet.py``),
+  uvicorn's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
+* The file descriptor is the transport's, which closes it after ``connection_lost``. We give it back before (:meth:`WebSocketOutlet.mute`),
+  so nothing is sent on one that has become somebody else's; and :class:`_Borrowed` never closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from aura.gateway.live.outlet import Lane, Send, Wire
+
+if TYPE_CHECKING:
+    from aura.gateway.live.sockets import WebSocketProtocol
+
+#: Where Linux has ``tcpi_bytes_acked`` in its ``tcp_info``.
+_BYTES_ACKED = 120
+
+
+def untaken(transport: asyncio.Transport) -> int:
+    """Bytes that the client's machine has not taken: ours, and what the operating system has of them."""
+    unsent = transport.get_write_buffer_size()
+    try:
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError, AttributeError):  # closed meanwhile, or a system that cannot tell
+        return unsent
+    size: int = struct.unpack("i", queued)[0]
+    return unsent + size
+
+
+def taken(transport: asyncio.Transport) -> int:
+    """How many bytes the client's machine has taken so far. Our own buffer shrinks in steps of a megabyte, too coarse to tell a slow
+    reader from one that reads nothing; where the system cannot tell it has to do, and the number is negative."""
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        acknowledged: int = struct.unpack_from("Q", info, _BYTES_ACKED)[0]
+    except (OSError, AttributeError, struct.error):
+        return -transport.get_write_buffer_size()
+    return acknowledged
+
+
+class _Borrowed(socket.socket):
+    """A connection's file descriptor as a socket, to send on. It is not closed with this object."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self.detach()
+
+
+def _borrowed(transport: asyncio.Transport) -> _Borrowed | None:
+    """``None`` where what goes over the connection is not what is written."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return None
+    of = transport.get_extra_info("socket")
+    found = _Borrowed(of.family, of.type, of.proto, of.fileno())
+    found.setblocking(False)
+    return found
+
+
+class _Announced:
+    """The transport as uvicorn knows it: the outlet hears of what is written or closed before it happens."""
+
+    __slots__ = ("_outlet", "transport")
+
+    def __init__(self, transport: asyncio.Transport, outlet: WebSocketOutlet) -> None:
+        self.transport = transport
+        self._outlet = outlet
+
+    def write(self, data: bytes) -> None:
+        self._outlet.leave_lane()
+        self.transport.write(data)
+
+    def close(self) -> None:
+        self._outlet.mute()
+        self.transport.close()
+
+    def abort(self) -> None:
+        self._outlet.mute()
+        self.transport.abort()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transport, name)
+
+
+class WebSocketOutlet:
+    """See the module docstring. Lives as long as its connection.
+
+    ``buffered`` *is* the transport's, and what :meth:`past` gives is the socket's: the hub calls one of them for every client and tick.
+    """
+
+    __slots__ = ("_borrowed", "_protocol", "buffered", "closed", "lane", "transport", "wire", "write")
+
+    def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
+        self._protocol = protocol
+        self._borrowed: _Borrowed | None = None
+        self.transport = _Announced(transport, self)
+        """What uvicorn is to take for the transport."""
+        self.wire: Wire = "ws"
+        self.closed = False
+        self.lane: Lane | None = None
+        self.write: Callable[[bytes], None] = self.transport.write
+        self.buffered: Callable[[], int] = transport.get_write_buffer_size
+
+    def past(self) -> Send | None:
+        if self.closed:
+            return None
+        if self._borrowed is None:
+            self._borrowed = _borrowed(self.transport.transport)
+        return self._borrowed.send if self._borrowed is not None else None
+
+    def leave_lane(self) -> None:
+        """Something is about to be queued: nobody sends past it."""
+        if self.lane is not None:
+            self.lane.queue(self)
+
+    def mute(self) -> None:
+        """A close frame is out, or the connection is gone: nothing is sent any more. Safe twice."""
+        self.leave_lane()
+        self.closed = True
+        self.write = _ignore
+        self.buffered = _none
+        if self._borrowed is not None:
+            self._borrowed.detach()
+
+    def forget_handshake(self) -> None:
+        """Let go of the request and its headers, several kilobytes for each idle client: nobody asks for them any more."""
+        self._protocol.request = self._protocol.response = None  # type: ignore[assignment]
+        scope = cast(dict[str, Any], self._protocol.scope)
+        scope["headers"] = []
+        scope.pop("aura.headers", None)
+
+    async def drained(self, timeout_s: float) -> bool:
+        writable = self._protocol.writable
+        while not writable.is_set() and not self.closed:
+            before = taken(self._protocol.transport)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await writable.wait()
+            except TimeoutError:
+                if taken(self._protocol.transport) <= before:
+                    return False
+        return True
+
+    def end(self, code: int, reason: str) -> None:
+        self._protocol.end(code, reason)
+
+
+def _ignore(_data: bytes) -> None:
+    """Where a muted outlet writes."""
+
+
+def _none() -> int:
+    return 0
