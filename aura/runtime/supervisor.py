@@ -215,6 +215,7 @@ class Supervisor:
         environment = self._environment()
         await self._start_components(environment)
         await self._gateway_ready()
+        await self._start_workers(environment)
         self._notify(Notice("aura", "ready", self.url))
         if self._topology_known:
             self._checking = asyncio.create_task(self._check_topology())
@@ -293,10 +294,15 @@ class Supervisor:
     async def _start_components(self, environment: ChildEnvironment) -> None:
         for name in COMPONENTS:
             self._components.append(self._python(name, [name], environment.of_component(name), name))
+        for keeper in self._components:
+            await keeper.start()
+
+    async def _start_workers(self, environment: ChildEnvironment) -> None:
+        """Once there is somebody to answer them: before, they would only wait and take processors from who they wait for."""
         for spec in self._workers:
             env = environment.of_worker(spec.name)
             self._worker_keepers.append(self._python(f"worker-{spec.name}", spec.command(), env, "worker"))
-        for keeper in (*self._components, *self._worker_keepers):
+        for keeper in self._worker_keepers:
             await keeper.start()
 
     def _python(self, name: str, args: Sequence[str], env: dict[str, str], kind: str) -> Keeper:
