@@ -39,9 +39,12 @@ class Up:
         self.process: asyncio.subprocess.Process
 
     async def start(self) -> None:
-        """Return when it says that it is ready."""
+        """Return when it says that it is ready, and its workers are up too."""
         await self.spawn()
         await self.until(lambda line: line.startswith("aura ready"))
+        async with asyncio.timeout(30):
+            while (self.data / "started").read_text().count("worker") < self._workers:
+                await asyncio.sleep(0.01)
 
     async def spawn(self) -> None:
         """Return at once."""

@@ -2,7 +2,7 @@
 
 ``stand_in.py up DATA PORT`` is the supervisor itself, with this file as its command; ``stand_in.py gateway|scheduler|projector|worker …``
 are its children. Each component appends its name to ``<data>/started`` when it is up and to ``<data>/drained`` when it is told to end; the
-gateway is ready when all others are up (``STAND_INS`` of them). A worker first starts a process in a session of its own, which only the
+gateway is ready when the other services are up (``STAND_INS`` of them); workers come after it. A worker first starts a process in a session of its own, which only the
 supervisor can find after the worker was killed. ``STAND_IN_BROKEN`` names a component that says why and ends at once.
 """
 
@@ -53,7 +53,7 @@ async def up(data: Path, port: int, workers: int) -> None:
         sys.stdout.write(f"{notice.part} {notice.state} {notice.detail}\n")
         sys.stdout.flush()
 
-    os.environ["STAND_INS"] = str(2 + workers)
+    os.environ["STAND_INS"] = "2"
     settings = config.load({"data_dir": str(data), "port": port})
     specs = [WorkerSpec(f"w{number}", "employee_ollama") for number in range(workers)]
     supervisor = Supervisor(settings, workers=specs, notify=say, command=(sys.executable, __file__))
