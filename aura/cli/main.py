@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("aura.cli.doctor", "Find what is wrong and how to mend it."),
     "config": ("aura.cli.config", "Show every setting and where it comes from."),
     "env": ("aura.cli.env", "Print variables for the nats CLI and curl."),
+    "bench": ("aura.cli.bench", "Measure it on this machine (from a checkout)."),
     "version": ("aura.cli.version", "Print the version."),
 }
 

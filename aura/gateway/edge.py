@@ -121,7 +121,7 @@ class Edge:
 
     def _enter(self, scope: Scope) -> security.Headers:
         scope["app"] = self._app
-        scope["aura.trace_id"] = ""
+        scope["aura.trace_id"] = trace_id_of({}, self._ids)  # also for headers that cannot be read
         headers = scope["aura.headers"] = security.header_map(scope)
         scope["aura.trace_id"] = trace_id_of(headers, self._ids)
         return headers

@@ -64,6 +64,9 @@ def told(messages: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_strategy_becomes_a_forecast_that_everybody_can_watch(system: System) -> None:
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=system.url, trust_env=False) as http:
+        while not (await http.get("/models/health")).json():  # the worker comes after the gateway
+            await asyncio.sleep(0.05)
     pid = system.pids()[WORKER]
     resident = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     assert int(resident.split()[1]) < 56 * 1024, "the statistics library is loaded by the first workflow only"

@@ -344,6 +344,11 @@ async def test_sse_job_resumes_exactly(world: World) -> None:
             else []
         )
         assert [event["data"] for event in rest] == [event["data"] for event in every[position + 1 :]]
+    newest = max(orjson.loads(event["data"]).get("seq", 0) for event in every)
+    rest = await _sse(world, f"/sse/job/{job_id}", 4, **{"last-event-id": str(newest)})
+    assert [orjson.loads(event["data"])["chunk"] for event in rest] == ["c0", "c1", "c2", "c3"], (
+        "events are behind it, output is told"
+    )
 
 
 @pytest.mark.parametrize("feed", ["events", "job", "orchestrator", "studio"])

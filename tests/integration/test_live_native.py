@@ -192,7 +192,9 @@ BAD = [
     '{"op":"subscribe","id":"x","subject":"aura.>","from":"then"}',
     '{"op":"subscribe","id":"x","subject":"aura.>","speed":1}',
     '{"op":"subscribe","id":"","subject":"aura.>"}',
-    '{"op":"subscribe","id":"a\\u0000b","subject":"aura.>"}',
+    '{"op":"subscribe","id":"a\\u0000b","subject":"aura.>"}', '{"op":"subscribe","id":"a\\n","subject":"aura.>"}',
+    '{"op":"subscribe","id":"a\\u202eb","subject":"aura.>"}', '{"op":"subscribe","id":"' + "x" * 129 + '","subject":"aura.>"}',
+    '{"op":"subscribe","id":"x","subject":"aura.>","from":true}', '{"op":"subscribe","id":"x","subject":"aura.>","from":-1}',
     '{"op":"subscribe","id":"\\ud800","subject":"aura.>"}',
     '{"op":"subscribe","id":7,"subject":"aura.>"}',
     '{"op":"subscribe","subject":"aura.>"}', '{"op":"subscribe","id":"x"}',
@@ -326,6 +328,12 @@ async def test_a_replay_plays_a_window_named_and_in_order(world: World) -> None:
         assert {one["id"] for one in got[1:-1]} == {"r"}
         await client.say(op="replay", id="r", subject="aura.job.>", from_={"last": 1}, speed=1)
         assert [one.get("op") for one in await client.until(op="replayed", id="r")] == ["subscribed", None, "replayed"]
+        await client.say(
+            op="replay", id="aura.system.> (again)", subject="aura.system.>", from_=11, to=20, speed=100_000
+        )
+        assert len(await client.until(op="replayed", id="aura.system.> (again)")) == 12, (
+            "bare sequences, a name of one's own"
+        )
         await client.say(op="replay", id="f", subject="aura.>", from_={"seq": 500})
         assert [one["op"] for one in await client.until(op="replayed")] == ["subscribed", "reset", "replayed"]
 

@@ -2,8 +2,9 @@
 
 ``stand_in.py up DATA PORT`` is the supervisor itself, with this file as its command; ``stand_in.py gateway|scheduler|projector|worker …``
 are its children. Each component appends its name to ``<data>/started`` when it is up and to ``<data>/drained`` when it is told to end; the
-gateway is ready when the other services are up (``STAND_INS`` of them); workers come after it. A worker first starts a process in a session of its own, which only the
-supervisor can find after the worker was killed. ``STAND_IN_BROKEN`` names a component that says why and ends at once.
+gateway is ready when the other services are up (``STAND_INS`` of them); workers come after it. A worker first starts a process in a
+session of its own, which only the supervisor can find after the worker was killed. ``STAND_IN_BROKEN`` names a component that says why
+and ends at once.
 """
 
 from __future__ import annotations

@@ -268,10 +268,12 @@ class Streams:
 
 
 def _resumed(asked: Any, request: Request) -> Any:
-    """A job's or session's query with the place of ``Last-Event-ID``."""
+    """A job's or session's query with the place of ``Last-Event-ID``: ours, or the ``seq`` of the newest event a client has read."""
     resumed = parse_event_id(request.headers.get("last-event-id", ""), 3)
     if resumed is None:
         return asked
+    if len(resumed) == 1:
+        return asked.model_copy(update={"since": max(resumed[0], 0)})
     since, cursor, after = resumed
     return asked.model_copy(update={"since": max(since, 0), "from_": max(cursor, 0), "after": after})
 

@@ -16,7 +16,6 @@ import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
-import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -25,9 +24,11 @@ from websockets.frames import Frame
 from websockets.http11 import Response
 from websockets.server import ServerProtocol
 
+from aura.gateway.api import problems
 from aura.gateway.limits import Limits
 from aura.gateway.live.outlet import Ending
 from aura.gateway.live.socket_outlet import WebSocketOutlet, taken, untaken
+from aura.ids import SystemIds
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
@@ -42,11 +43,12 @@ OUTLET = "aura.outlet"
 TRANSPORT = "aura.transport"
 
 
+_ids = SystemIds()
+
+
 def _problem(status: int, code: str, detail: str) -> bytes:
     """A problem from below the application, where there is no request to speak of."""
-    return orjson.dumps(
-        {"type": f"urn:aura:problem:{code}", "title": detail, "status": status, "detail": detail, "code": code}
-    )
+    return problems.problem(status, code, detail, trace_id=_ids.uuid7().replace("-", ""))
 
 
 class _Handshake(ServerProtocol):

@@ -51,7 +51,7 @@ START = Position()
 
 
 def parse_event_id(sent: str, parts: int) -> list[int] | None:
-    """``Last-Event-ID`` as ``parts`` numbers, ``None`` when there is none. Raises ``InvalidRequest``."""
+    """``Last-Event-ID`` as ``parts`` numbers, or as one: a sequence. ``None`` when there is none. Raises ``InvalidRequest``."""
     sent = sent.strip()
     if not sent:
         return None
@@ -60,7 +60,7 @@ def parse_event_id(sent: str, parts: int) -> list[int] | None:
         numbers = [int(part) if len(part) < 20 else -2 for part in found]
     except ValueError:
         numbers = []
-    if len(numbers) != parts or any(number < -1 for number in numbers):
+    if len(numbers) not in (1, parts) or any(number < -1 for number in numbers):
         raise InvalidRequest("Last-Event-ID is not one of ours", field="Last-Event-ID")
     return numbers
 

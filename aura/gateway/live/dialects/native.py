@@ -28,7 +28,10 @@ MOST_OPS = 128
 MOST_LAST = 100_000
 _DEPTH = 8
 
-Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:-]+\Z")]
+MAX_ID = 128
+#: The client's own name for a subscription: printable, nothing that forges a log line or a screen.
+_ID = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+(?![\s\S])"
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID, pattern=_ID)]
 Seq = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 Text = Annotated[str, Meta(max_length=512)]
 
@@ -118,13 +121,22 @@ def _parse_one(value: Any) -> Op | Refusal:
     if not isinstance(value, dict):
         return Refusal(None, "invalid_request", "an operation is a JSON object")
     name, id = value.get("op"), value.get("id")
-    known = id if isinstance(id, str) and len(id) <= 64 else None
+    known = id if isinstance(id, str) and len(id) <= MAX_ID else None
     try:
-        return msgspec.convert(value, Op)  # type: ignore[no-any-return] # a union is a type for msgspec
+        return msgspec.convert(_spelled_out(value), Op)  # type: ignore[no-any-return] # a union is a type for msgspec
     except msgspec.ValidationError as error:
         if not isinstance(name, str) or name not in ("subscribe", "unsubscribe", "replay", "auth", "ping"):
             return Refusal(known, "unknown_op", "op is subscribe, unsubscribe, replay, auth or ping")
-        return Refusal(known, "invalid_request", str(error))
+        detail = str(error)
+        if detail.startswith("Expected `str` matching regex"):
+            detail = f"id is 1 to {MAX_ID} printable characters"
+        return Refusal(known, "invalid_request", detail)
+
+
+def _spelled_out(value: dict[str, Any]) -> dict[str, Any]:
+    """A bare sequence in ``from`` or ``to`` means ``{"seq": …}``."""
+    bare = {name: {"seq": value[name]} for name in ("from", "to") if type(value.get(name)) is int}
+    return value | bare if bare else value
 
 
 def cursor_of(origin: From | Literal["now"], since_time: int | None = None) -> Cursor:
