@@ -10,6 +10,9 @@ flight, all that wait go out as one batch.
        └──else──▶ queue ──a flush returned──▶ worth a batch? ──yes──▶ atomic batch ──refused──▶ each one plain
                                                     └──no──▶ plain, up to MAX_PLAIN in flight
 
+* With ``by_turn`` nothing is sent before the turn of the event loop ends, and all that it submitted is decided on together. For output: a
+  flush that returns frees all attempts that shared it, each has something to write again in the same turn, and the first
+  :data:`MAX_PLAIN` of them would otherwise go one by one, with a flush each, while the others wait for all of these.
 * *Worth* is decided by measured costs (:class:`FlushCosts`), because a flush takes 0.1 ms on one disk and 10 ms on another.
 * A batch holds one append per entity; a second one for the same entity waits for the next round.
 * A refused batch says nothing about each of its members, so each is then sent as a plain append and gets its own definite
@@ -73,8 +76,12 @@ class FlushCosts:
 class GroupCommit:
     """Concurrent appends to one stream, each with its own answer."""
 
-    def __init__(self, writer: GuardedWriter, batches: AtomicWriter, *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, writer: GuardedWriter, batches: AtomicWriter, *, deadline_s: float = DEADLINE_S, by_turn: bool = False
+    ) -> None:
         self.costs = FlushCosts()
+        self._by_turn = by_turn
+        self._turn_ends = False
         self._writer = writer
         self._batches = batches
         self._deadline_s = deadline_s
@@ -84,15 +91,23 @@ class GroupCommit:
 
     def submit(self, write: Write) -> asyncio.Future[int]:
         """Store ``write``. The future's outcomes are those of :meth:`GuardedWriter.submit`; raises ``Overloaded``."""
-        if not self._queue and not self._open and self._writer.in_flight < MAX_PLAIN:
+        if not self._by_turn and not self._queue and not self._open and self._writer.in_flight < MAX_PLAIN:
             return self._plain(write)
         if len(self._queue) >= MAX_QUEUED:
             raise Overloaded("too many appends are waiting for the log")
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._queue.append((write, future, self._writer.now()))
-        if self._open:
+        if self._by_turn:
+            if not self._turn_ends:
+                self._turn_ends = True
+                asyncio.get_running_loop().call_soon(self._end_turn)
+        elif self._open:
             self._pump()
         return future
+
+    def _end_turn(self) -> None:
+        self._turn_ends = False
+        self._pump()
 
     def _plain(self, write: Write) -> asyncio.Future[int]:
         future = self._writer.submit(write)

@@ -13,10 +13,10 @@ from aura.ids import IdSource
 from aura.log import wire
 from aura.log.batch import AtomicWriter
 from aura.log.connection import Connection, RawSubscription
+from aura.log.group import GroupCommit
 from aura.log.guarded import GuardedWriter, Write
 from aura.log.inbox import inbox_of, request
 from aura.log.output import MAX_MESSAGE_BYTES, OutputMessage, OutputPage, SealedOutput
-from aura.log.output_commit import TurnCommit
 from aura.log.ports import ContentStore
 from aura.log.reader import StreamReader
 
@@ -48,7 +48,7 @@ class JetStreamOutputBackend:
         self._reader = StreamReader(self._inbox, STREAM, decode, gapless=False)
         writer = GuardedWriter(self._inbox, self._reader, limit=MAX_MESSAGE_BYTES)
         batches = AtomicWriter(self._inbox, self._reader, ids, limit=MAX_MESSAGE_BYTES)
-        self._group = TurnCommit(writer, batches)
+        self._group = GroupCommit(writer, batches, by_turn=True)
 
     async def append(
         self,

@@ -2,11 +2,11 @@
 
 ::
 
-    write → pending ──nothing in flight──▶ one message per run of the same kind ──stored──▶ what is pending now …
-              └ more than MAX_PENDING bytes: write waits (back-pressure)
+    write → pending ──nothing in flight, and ``PACE_S`` since the last one left──▶ one message per run of the same kind ──stored──▶ …
+              └ more than MAX_PENDING bytes: write waits (back-pressure)          flush: at once
 
-So a lone chunk leaves at once, and the slower the log is the more of them travel together: the load itself sets how much is collected, and
-no clock does.
+So a lone chunk leaves at once, a stream of tokens is a hundred messages a second and not as many as it has tokens, and the slower the log
+is the more of them travel together.
 
 Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
 records it has, and exactly the rest is written again. Text that is pending together becomes one record. Another writer under
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -30,6 +31,8 @@ from aura.worker.context import MAX_CHUNK
 
 log = structlog.get_logger("aura.worker")
 
+#: Between two messages of one attempt: what a message costs the log, the gateway and every watcher is worth so much waiting.
+PACE_S = 0.01
 #: Characters that may wait to be stored.
 MAX_PENDING = 1024 * 1024
 #: Most records in one write; the writer splits further by bytes.
@@ -41,10 +44,15 @@ Record = dict[str, Any]
 class CollectedOutput:
     """See the module docstring; implements :class:`aura.worker.link.Output`."""
 
-    def __init__(self, writer: OutputWriter, clock: Clock, backoff: Callable[[], Backoff]) -> None:
+    def __init__(
+        self, writer: OutputWriter, clock: Clock, backoff: Callable[[], Backoff], *, pace_s: float = PACE_S
+    ) -> None:
         self._writer = writer
         self._clock = clock
         self._backoff = backoff
+        self._pace_s = pace_s
+        self._left_s = -pace_s
+        self._hurry = asyncio.Event()
         self._pending: list[tuple[OutputKind, Record]] = []
         self._size = 0
         self._accepted = 0
@@ -89,8 +97,12 @@ class CollectedOutput:
 
     async def flush(self) -> None:
         """Return when everything accepted is stored. Raises ``Fenced``, or what made the output impossible."""
-        while self._pump is not None and not self._pump.done():
-            await asyncio.wait({self._pump})
+        self._hurry.set()
+        try:
+            while self._pump is not None and not self._pump.done():
+                await asyncio.wait({self._pump})
+        finally:
+            self._hurry.clear()
         if self._over is not None:
             raise self._over
 
@@ -105,6 +117,7 @@ class CollectedOutput:
     async def _run(self) -> None:
         try:
             while self._pending:
+                await self._paced()
                 taken, self._pending, self._size = self._pending, [], 0
                 self._room.set()
                 await self._store(taken)
@@ -114,6 +127,15 @@ class CollectedOutput:
             self._over = error
         finally:
             self._room.set()
+
+    async def _paced(self) -> None:
+        """Wait until the next message may leave: not when somebody waits for it or too much is pending."""
+        wait_s = self._left_s + self._pace_s - self._clock.monotonic_s()
+        if wait_s > 0 and self._size <= MAX_PENDING and not self._hurry.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._hurry.wait()
+        self._left_s = self._clock.monotonic_s()
 
     async def _store(self, taken: list[tuple[OutputKind, Record]]) -> None:
         """Store these records, however often the log goes away meanwhile. Raises ``WrongExpectedSequence``, ``TooLarge``."""

@@ -65,7 +65,7 @@ async def settle() -> None:
 
 def made() -> tuple[CollectedOutput, Writer]:
     writer = Writer()
-    return CollectedOutput(writer, ManualClock(), NoPause), writer  # type: ignore[arg-type]
+    return CollectedOutput(writer, ManualClock(), NoPause, pace_s=0), writer  # type: ignore[arg-type]
 
 
 def chunk(text: str, *, final: bool = False) -> dict[str, Any]:
@@ -170,3 +170,26 @@ async def test_after_a_discard_nothing_is_written() -> None:
     await settle()
     assert len(writer.writes) == 1
     assert writer.writes[0][2].cancelled()
+
+
+async def test_messages_of_one_attempt_keep_a_pace_but_the_first_and_the_last_do_not() -> None:
+    writer, clock = Writer(), ManualClock()
+    output = CollectedOutput(writer, clock, NoPause, pace_s=60)  # type: ignore[arg-type]
+    await output.write("stream", chunk("a"))
+    await settle()
+    assert len(writer.writes) == 1, "the first chunk waits for nothing"
+    await writer.answer()
+    for text in "bc":
+        await output.write("stream", chunk(text))
+    await settle()
+    assert len(writer.writes) == 1, "the next ones travel together"
+    flushing = asyncio.create_task(output.flush())
+    await settle()
+    await writer.answer()
+    await flushing
+    assert [text for _, text in writer.stored] == ["a", "bc"]
+    clock.advance(61)
+    await output.write("stream", chunk("d"))
+    await settle()
+    assert len(writer.writes) == 3, "after a pause it is the first again"
+    await writer.answer()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from aura.errors import Overloaded, WrongExpectedSequence
-from aura.log import output_commit
-from aura.log.group import MAX_PLAIN, FlushCosts
+from aura.log import group
+from aura.log.group import MAX_PLAIN, FlushCosts, GroupCommit
 from aura.log.guarded import Verdict
-from aura.log.output_commit import TurnCommit
 from tests.unit.log.test_group import Disk, settle, write
 
 
-def made(disk: Disk) -> TurnCommit:
-    commit = TurnCommit(disk, disk)  # type: ignore[arg-type]
+def made(disk: Disk) -> GroupCommit:
+    commit = GroupCommit(disk, disk, by_turn=True)  # type: ignore[arg-type]
     commit.costs = FlushCosts(plain_s=0.001, fixed_s=0.010)
     return commit
 
@@ -53,7 +52,7 @@ async def test_a_few_of_one_turn_go_out_plain_in_order_and_get_their_own_answers
 
 
 async def test_g12_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_commit, "MAX_QUEUED", MAX_PLAIN)
+    monkeypatch.setattr(group, "MAX_QUEUED", MAX_PLAIN)
     commit = made(Disk())
     for n in range(MAX_PLAIN):
         commit.submit(write(n))
