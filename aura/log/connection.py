@@ -178,12 +178,19 @@ class Connection(Client):
         return RawSubscription(self, subscription, sid)
 
     def take_over(self, subscription: Subscription, handler: RawHandler) -> None:
-        """Give what comes for one of nats-py's own subscriptions to a plain function. It ends with the subscription."""
+        """Give what comes for one of nats-py's own subscriptions to a plain function, until :meth:`give_back`."""
         self.raw_handlers[subscription._id] = handler
+
+    def give_back(self, subscription: Subscription) -> None:
+        """The end of :meth:`take_over`."""
+        self.raw_handlers.pop(subscription._id, None)
 
     async def flush(self, timeout: int = 10) -> None:
         """Return when the server has handled everything sent so far. nats-py's ping alone would overtake what is pending."""
-        self._leave()
+        writer = self._writer
+        if self._pending and self.is_connected and writer is not None and not writer.is_closing():
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            writer.write(b"".join(pending))  # whatever its buffer holds: the ping goes there too
         await super().flush(timeout)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:

@@ -14,8 +14,9 @@ subscriptions) is left to nats-py's parser in the read task.
 A connection with ``gather_s`` looks at its socket again only so long after a small read: who does not need every message at once is not
 woken for every message, and whoever sent them does not pay for waking it.
 
-Invariants: bytes are parsed once, in order, by one parser at a time; a handler that raises stops neither. The stream's protocol still
-hears of everything but data, because nats-py waits on it for writing and closing.
+Invariants: bytes are parsed once, in order, by one parser at a time; a handler that raises stops neither. Handlers may still be called
+after the read task was cancelled (a close, a protocol error), until the transport is closed. The stream's protocol still hears of
+everything but data, because nats-py waits on it for writing and closing.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ class DirectReader(asyncio.Protocol):
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Until the connection ends. ``reader`` may hold what came before. Raises ``OSError``, nats-py's ``Error``."""
         self._transport.set_protocol(self)
+        if reader._eof or self._transport.is_closing():  # type: ignore[attr-defined]
+            self._end(nats_errors.UnexpectedEOF())  # it ended before anybody listened here
         reader.feed_eof()  # nothing more is fed to it, so this is where what it has ends
         self._rest.appendleft(await reader.read(-1))
         while True:

@@ -152,6 +152,7 @@ class PoolPuller:
         at = 4 if len(fields) <= 9 else 6
         offer = Offer(subject.decode(), body, int(fields[at + 1]), int(fields[at]), reply.decode(), self._connection)
         self._on_offer(offer)
+        self._top_up()
 
     def _request_ended(self, subject: bytes, status: int, headers: bytes | None) -> None:
         self._requests.pop(subject[len(self._prefix) :].decode(), None)

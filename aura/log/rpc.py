@@ -84,8 +84,12 @@ class RpcServer:
         """Accept nothing more, finish what runs. Safe twice."""
         if self._service is not None:
             service, self._service = self._service, None
+            taken = [endpoint._subscription for endpoint in service._endpoints]
             if not self._connection.is_closed:
                 await service.stop()
+            for subscription in taken:
+                if subscription is not None:
+                    self._connection.give_back(subscription)
         if self._running:
             await asyncio.wait(self._running, timeout=10)
 

@@ -4,10 +4,15 @@ carried state as the bytes it came in; the rest of the body is parsed only by wh
 Events were validated when they were appended, so reading checks only what a fold relies on: a JSON object whose type the subject
 agrees with and this code knows, in a version it can read, with a time, an actor, and (jobs, models, sessions) a carried state of
 today's version. Anything else is *poison* (G17): a value, not an exception, so that one bad event costs nothing but itself.
+
+What readers of JSON disagree about is settled before anybody reads (:func:`_plain`), by the bytes alone, so that an event is the same for a
+live commit, a rebuild and whoever asks later: deep nesting and NUL are poison, and numbers beyond 64 bits or a double, and halves of a
+surrogate pair, are what orjson makes of them.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -26,6 +31,13 @@ from aura.log.store import Recorded
 _VERSIONS = {type_: model.V for type_, model in CATALOGUE.items()}
 _STATE_VERSIONS = {"job": JOB_STATE_VERSION, "model": MODEL_STATE_VERSION, "session": SESSION_STATE_VERSION}
 
+
+MAX_DEPTH = 64
+#: Whether a body has something that readers take differently: NUL, a surrogate, a huge number.
+_ODD = re.compile(rb"\\u(?:0000|[dD][89abAB])|\d[eE]\+?\d{3}|\d{19}").search
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 #: What a column, and orjson, can hold.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -163,7 +175,8 @@ def _fill(event: LogEvent) -> None:
 
 def _body(event: LogEvent) -> Body:
     """The fields, in today's version of the type. Raises ``PoisonEvent``."""
-    raw, type_ = event.raw, event.type
+    raw = event.raw = _plain(event.raw)
+    type_ = event.type
     version = _VERSIONS.get(type_)
     try:
         if not raw.isascii():
@@ -188,6 +201,25 @@ def _body(event: LogEvent) -> Body:
         raise PoisonEvent("no time or no actor") from error
 
 
+def _plain(raw: bytes) -> bytes:
+    """The body as every reader of JSON understands it. Raises ``PoisonEvent``."""
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
+        raise PoisonEvent("nested too deeply")
+    if _ODD(raw) is None:
+        return raw
+    if _NUL(raw) is not None:
+        raise PoisonEvent("a text has NUL")
+    return orjson.dumps(_json_object(raw))
+
+
+def _depth(raw: bytes) -> int:
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def scalar(value: Any) -> Any:
     """A value of one column that is not JSON. Raises ``PoisonEvent`` for an object, an array, or a number that no column holds."""
     if value is None or isinstance(value, (str, float)):
@@ -198,7 +230,10 @@ def scalar(value: Any) -> Any:
 
 
 def _version(state: bytes) -> object:
-    told = orjson.loads(state)
+    try:
+        told = orjson.loads(state)
+    except orjson.JSONDecodeError as error:
+        raise PoisonEvent("the carried state is not JSON") from error
     return told.get("v") if isinstance(told, dict) else None
 
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from aura.domain.job_state import JobStatus
 from aura.errors import PoisonEvent
+from aura.events.subjects import UUID
 from aura.projections import rows
 from aura.projections.decoding import Int64, JobCarried, LogEvent, scalar
 from aura.projections.projection import BLOCK_BITS, Projection, Table, Write
@@ -38,6 +39,7 @@ _REQUEUEING = frozenset(
     {"job.unassigned", "job.failed", "job.lease_expired", "job.released", "job.rejected", "job.retried"}
 )
 Own = dict[str, Any]
+_JobId = Annotated[str, Meta(pattern=UUID.pattern)]
 
 
 class _Input(Struct, gc=False):
@@ -55,10 +57,10 @@ class Facts(Struct, gc=False):
     role: str
     prd_title: str | None = None
     name: str | None = None
-    labels: dict[str, Any] | None = None
+    labels: dict[str, Any] | list[Any] | None = None
     subject: str | None = None
     stages: list[Any] | None = None
-    depends_on: list[str] | None = None
+    depends_on: list[_JobId] | None = None
     session_id: str | None = None
     max_attempts: Int64 = 3
     timeout_s: float | None = None
@@ -281,7 +283,7 @@ def _claimed(event: LogEvent, _closed: bool) -> Own:
 
 def _stage_changed(event: LogEvent, _closed: bool) -> Own:
     stage, status = event.body.stage, event.body.status
-    if not isinstance(stage, str) or status is None:
+    if not isinstance(stage, str) or not isinstance(status, str):
         raise PoisonEvent("no stage or no status", seq=event.seq, subject=event.subject)
     return {"stage_status": {stage: status}}
 

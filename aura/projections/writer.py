@@ -6,9 +6,9 @@ every projection, then COMMIT. Failure cases:
 * connection lost, server killed: the transaction is gone or committed whole; the next start reads the checkpoint and goes on.
 * another projector committed first, or a rebuild switched versions: the checkpoint is not where we left it, the whole
   transaction fails with ``StaleCheckpoint`` and nothing of it stays.
-* an event that cannot be applied: found while folding, or by Postgres refusing its values. In the second case the batch is
-  tried again by halves, entity by entity, in transactions that are rolled back, until the culprits are known. A culprit's
-  events are kept aside from its first refused one on, in that projection only; all other rows are committed as if it were
+* an event that cannot be applied: found while folding, when rows are made, or by Postgres refusing its values. In the last case
+  the batch is tried again by halves, entity by entity, in transactions that are rolled back, until the culprits are known. A
+  culprit's events are kept aside from its first refused one on, in that projection only; all other rows are committed as if it were
   not there. If Postgres refuses the batch but no entity alone, nothing is written and the error is raised.
 """
 
@@ -37,7 +37,8 @@ _log = structlog.get_logger("aura.projections")
 Entity = tuple[str, str]
 #: Events folded between two turns of the event loop.
 SLICE = 200
-_UNAPPLICABLE = (AuraError, KeyError, TypeError, ValueError, AttributeError)
+_UNWRITABLE = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+_UNAPPLICABLE = (AuraError, *_UNWRITABLE)
 
 
 class StaleCheckpoint(AuraError):
@@ -122,7 +123,11 @@ class Writer:
             events += part
             for one in folding:
                 one.take(part)
-        return Batch(events, recorded[-1], [one.finish() for one in folding], generation)
+        try:
+            folded = [one.finish() for one in folding]
+        except _UNWRITABLE as error:
+            return self._without_unwritable(Batch(events, recorded[-1], [], generation), error)
+        return Batch(events, recorded[-1], folded, generation)
 
     def _folding(self, last: Recorded) -> list[Folding]:
         """For every version that is not ahead of the batch. (A batch lies within one block.)"""
@@ -146,6 +151,9 @@ class Writer:
                 if not _is_data_error(error):
                     raise
                 batch = await self._without_culprits(batch, error)
+                await self._transact(batch)
+            except _UNWRITABLE as error:
+                batch = self._without_unwritable(batch, error)
                 await self._transact(batch)
         return self._committed(batch)
 
@@ -206,6 +214,22 @@ class Writer:
         """Run a folded batch's statements in the transaction that the caller has open."""
         await self.run(_statements(folded))
         await self._copies(folded)
+
+    # --- poison that shows when rows are made
+
+    def _without_unwritable(self, batch: Batch, error: Exception) -> Batch:
+        """The batch without the entities of which no rows can be made. Raises ``error`` when each by itself can."""
+        refused: dict[str, set[Entity]] = {}
+        for version in [one for one in self.versions if one.seq < batch.last.seq]:
+            for entity in sorted({(event.kind, event.entity) for event in batch.events}):
+                own = [event for event in batch.events if (event.kind, event.entity) == entity]
+                try:
+                    _statements(fold_events(version, own))
+                except _UNWRITABLE:
+                    refused.setdefault(version.name, set()).add(entity)
+        if not refused:
+            raise error
+        return self._refold(batch, refused, f"cannot be applied: {type(error).__name__}")
 
     # --- poison that only Postgres recognises
 

@@ -222,7 +222,7 @@ def observer() -> Permissions:
     """Looks on: ``nats sub 'aura.job.>'``, reads the log message by message, and asks what services there are (``nats micro ls``). The
     ``nats`` CLI listens for answers on ``_INBOX.>``, which nobody else in ``EDGE`` uses."""
     return Permissions(
-        publish=(*_reads(LOG), "$SRV.>"),
+        publish=(*_reads(LOG), *(f"$SRV.{verb}{rest}" for verb in ("PING", "INFO", "STATS") for rest in ("", ".>"))),
         subscribe=("aura.>", _inbox("observer"), "_INBOX.>"),
     )
 

@@ -439,6 +439,7 @@ async def test_a_keyed_post_is_answered_once_and_the_key_is_for_one_request_G2(w
     first, second = [(await world.submit())[0] for _ in range(2)]
     bulk = await post("/jobs/bulk", {"action": "cancel", "ids": [first]}, "k3")
     assert (await post("/jobs/bulk", {"ids": [first], "action": "cancel"}, "k3")).text == bulk.text
+    assert len((await world.http.get(f"/jobs/{first}/events")).json()) == 2
     assert (await post("/jobs/bulk", {"action": "cancel", "ids": [second]}, "k3")).json()[
         "code"
     ] == "idempotency_key_reused"
@@ -448,6 +449,30 @@ async def test_a_keyed_post_is_answered_once_and_the_key_is_for_one_request_G2(w
     await world.post("/models/m1/pause", {})
     assert (await post("/models/m1/heartbeat", {"uptime": 1, "status": "ok"}, "k4")).content == beat.content
     assert (await post("/models/m1/heartbeat", {"status": "ok", "uptime": 2}, "k4")).status_code == 422
+
+
+async def test_a_repeat_that_meets_the_first_one_waits_for_it(world: World) -> None:
+    await world.post("/models/m1/heartbeat", {"status": "ok"})
+    before = len((await world.http.get("/events?limit=1000")).json())
+
+    async def pause(reason: str) -> httpx.Response:
+        return await world.http.post("/models/m1/pause", json={"reason": reason}, headers={"idempotency-key": "k"})
+
+    *same, other = await asyncio.gather(*(pause("a") for _ in range(4)), pause("b"))
+    assert {answer.status_code for answer in same} == {200}
+    assert len({answer.content for answer in same}) == 1
+    assert other.status_code == 422
+    assert len((await world.http.get("/events?limit=1000")).json()) == before + 1
+
+
+async def test_deep_json_is_refused_with_a_key_as_without(world: World) -> None:
+    deep = b'{"reason":' + b"[" * 300 + b"]" * 300 + b"}"
+    headers = {"content-type": "application/json", "idempotency-key": "k"}
+    await world.post("/models/m1/heartbeat", {"status": "ok"})
+    assert (await world.http.post("/models/m1/pause", content=deep, headers=headers)).status_code == 422
+    assert (
+        await world.http.post("/models/m1/pause", json={}, headers={"idempotency-key": "k" * 300})
+    ).status_code == 422
 
 
 async def test_a_repeated_heartbeat_renews_and_tells_of_a_cancel(world: World) -> None:

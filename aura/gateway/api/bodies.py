@@ -30,10 +30,7 @@ ABSENT: Any = object()
 
 
 async def read(request: Request, limits: Limits) -> bytes:
-    """The body's bytes, also when they were read before. Raises ``TooLarge``, 408 for a body that trickles."""
-    known: bytes | None = request.scope.get("aura.body")
-    if known is not None:
-        return known
+    """The body's bytes. Raises ``TooLarge``, 408 for a body that trickles."""
     too_large = TooLarge(f"the body is larger than {limits.body_bytes} bytes", limit=limits.body_bytes)
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
@@ -53,8 +50,7 @@ async def read(request: Request, limits: Limits) -> bytes:
         raise HTTPException(408, headers={"connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400) from None
-    body = request.scope["aura.body"] = b"".join(parts)
-    return body
+    return b"".join(parts)
 
 
 async def _discard(request: Request, limits: Limits) -> None:
@@ -153,7 +149,14 @@ def _check_depth(value: Any, depth: int) -> None:
 
 
 async def read_json(request: Request, limits: Limits) -> Any:
-    """The body as strict JSON, or :data:`ABSENT`. Raises as :func:`read`, :func:`check_content_type`, :func:`parse`."""
+    """The body as strict JSON, or :data:`ABSENT`; the same value when asked again. Raises as :func:`read`, :func:`check_content_type`,
+    :func:`parse`."""
+    if "aura.json" not in request.scope:
+        request.scope["aura.json"] = await _parsed(request, limits)
+    return request.scope["aura.json"]
+
+
+async def _parsed(request: Request, limits: Limits) -> Any:
     body = await read(request, limits)
     if not body:
         return ABSENT

@@ -24,6 +24,7 @@ from aura.gateway.access.scoping import asked_projects, check, check_project
 from aura.gateway.api import bodies, problems
 from aura.gateway.api.endpoint import Handler
 from aura.gateway.api.forms import BulkDryRun, Next
+from aura.gateway.api.repeats import usable
 from aura.gateway.api.waits import waited
 from aura.gateway.context import Gateway
 from aura.gateway.ports import JobFilter
@@ -48,7 +49,7 @@ def principal_of(request: Request) -> Principal:
 def caller_of(gateway: Gateway, request: Request) -> Caller:
     """Who asks. The correlation id is the trace id, so a ``traceparent`` follows the request into the log."""
     key = request.headers.get("idempotency-key")
-    if key is not None and (not 1 <= len(key) <= 255 or not key.isprintable()):
+    if key is not None and not usable(key):
         raise InvalidRequest("Idempotency-Key must be 1 to 255 printable characters", field="Idempotency-Key")
     principal = principal_of(request)
     return Caller(

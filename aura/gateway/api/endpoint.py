@@ -16,7 +16,7 @@ from aura.gateway.context import Gateway
 
 Handler = Callable[[Gateway, Request], Awaitable[Response]]
 Kind = Literal["command", "read", "wait", "free"]
-Repeat = Literal["kept", "again", "not kept"]
+Repeat = Literal["none", "kept", "again", "checked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,8 @@ class Answer:
 class Endpoint:
     """``path`` in Starlette's notation. ``action``: what one must be allowed to (``access/matrix.toml``). ``kind`` names the gate that
     bounds its concurrency. ``body`` is the
-    request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field. ``repeat``: what happens to a
-    keyed repeat (``repeats.py``): the first answer is ``"kept"``; it is asked ``"again"``, because the request renews something; or it is
-    ``"not kept"``, because the answer holds content or a key, and the log knows the repeat."""
+    request's shape; with ``text_field`` a bare JSON string, or query parameters, mean that field. ``repeat``: what becomes of a
+    keyed repeat besides what the log knows of it (``repeats.py``); ``"none"`` also where the answer holds content or a secret."""
 
     method: Literal["GET", "POST"]
     path: str
@@ -51,7 +50,7 @@ class Endpoint:
     text_field: str | None = None
     headers: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
-    repeat: Repeat = "kept"
+    repeat: Repeat = "none"
 
     def __post_init__(self) -> None:
         check_action(self.action)

@@ -1,26 +1,30 @@
 """What keyed POSTs were answered, kept for a while, so that a repeat is told the same and another request under its key is refused.
 
-The log remembers the keys of what concerns jobs (``domain/job_state.py``): exactly, over all gateways and restarts. This is for the rest
-(a model's pause, a bulk action, a heartbeat, a ticket …), and saves the log a look at what was just asked: best effort of one process,
-bounded in number, bytes and time. A repeat that it has forgotten is carried out like any request; whatever it meets in the log holds.
+The log remembers the keys of what concerns jobs (``domain/job_state.py``): exactly, over all gateways and restarts. This is for the
+rest: best effort of one process, bounded in number, bytes and time. A repeat that it has forgotten is carried out like any request;
+whatever it meets in the log holds. What an endpoint wants of it is its ``repeat``:
 
-Invariants: only what was answered with success is kept, and only for who asked, with the same access, on the same path. No answer that
-holds content is kept (claims, results): it would outlive a purge. What renews something (heartbeats) does so every time it is sent; its
-repeat is told the first answer as long as that is still true. Requests are the same when they mean the same: order and spelling of
-the JSON, and whether an argument came by body or by query, make no difference.
+* ``kept`` (a model's pause, a key's revocation): the first answer, also for who repeats while the first is still under way.
+* ``again`` (heartbeats): they renew something, so they do so each time they are sent; told is the first answer while it is still true.
+* ``checked`` (bulk actions): carried out again, because each part is repeatable by itself and may have failed for the moment.
+
+In all three another request under the key is refused, as long as the first one was answered with success.
+
+Invariants: what is kept is for who asked, with the same access, on the same path; the key itself is not kept. Requests are the same when
+they mean the same: order and spelling of the JSON, and whether an argument came by body or by query, make no difference.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from aura.clock import Clock
 from aura.errors import KeyReused
@@ -33,25 +37,37 @@ KEPT_S = 3_600.0
 MAX_KEPT = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 #: A larger answer is not kept; that there was one, and to what, is.
-MAX_ANSWER = 256 * 1024
+MAX_ANSWER = 64 * 1024
 
-_Who = tuple[str, frozenset[int] | None, str, str]
+_Who = tuple[str, frozenset[int] | None, str, bytes]
+Ask = Callable[[], Awaitable[Response]]
+
+
+def usable(key: str) -> bool:
+    """Whether an ``Idempotency-Key`` is one."""
+    return 1 <= len(key) <= 255 and key.isprintable()
 
 
 @dataclass(slots=True)
 class Use:
-    """One use of a key. ``answer``: body and the headers that a repeat is told; ``None`` when it was too large."""
+    """One use of a key. ``first`` is its answer, once there is one that is kept."""
 
     who: _Who
     asked: bytes
     at_s: float
-    status: int = 0
-    answer: tuple[bytes, dict[str, str]] | None = None
+    first: Response | None = None
 
     @property
     def size(self) -> int:
         """Bytes, about."""
-        return 500 + (len(self.answer[0]) if self.answer is not None else 0)
+        headers = sum(len(name) + len(value) for name, value in self.first.raw_headers) if self.first is not None else 0
+        return (
+            600
+            + len(self.who[0])
+            + len(self.who[2])
+            + headers
+            + (len(self.first.body) if self.first is not None else 0)
+        )
 
 
 class Repeats:
@@ -62,66 +78,55 @@ class Repeats:
         self._limits = limits
         self._kept: OrderedDict[_Who, Use] = OrderedDict()
         self._bytes = 0
+        self._asking: dict[_Who, tuple[Use, asyncio.Future[None]]] = {}
 
     async def use_of(self, endpoint: Endpoint, request: Request, principal: Principal) -> Use | None:
-        """The use that a request makes of its key; ``None`` without one. Raises what reading the body raises."""
+        """The use that a request makes of its key; ``None`` where none is made. Raises what reading the body raises."""
         key = request.headers.get("idempotency-key")
-        if key is None or endpoint.method != "POST" or endpoint.repeat == "not kept":
+        if key is None or endpoint.repeat == "none" or not usable(key):
             return None
-        body = await bodies.read(request, self._limits)
-        try:
-            said = orjson.loads(body) if body.strip() else {}
-        except orjson.JSONDecodeError:
-            return None  # whoever reads it says what is wrong with it
-        if endpoint.text_field is not None and isinstance(said, str):
+        said = await bodies.read_json(request, self._limits)
+        if said is bodies.ABSENT:
+            said = {}
+        elif endpoint.text_field is not None and isinstance(said, str):
             said = {endpoint.text_field: said}
         asked = [dict(request.query_params) | said if isinstance(said, dict) else said]
         digest = hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).digest()
-        return Use((principal.actor, principal.projects, request.url.path, key), digest, self._clock.monotonic_s())
+        who = principal.actor, principal.projects, request.url.path, hashlib.sha256(key.encode()).digest()
+        return Use(who, digest, self._clock.monotonic_s())
 
-    async def answered(self, use: Use, endpoint: Endpoint, ask: Callable[[], Awaitable[Response]]) -> Response:
-        """The answer to a use: the first one's, where that is known, else what ``ask`` says. Raises ``KeyReused`` when the key was used
-        with another request, and what ``ask`` raises."""
+    async def answered(self, use: Use, endpoint: Endpoint, ask: Ask) -> Response:
+        """The answer to a use. Raises ``KeyReused`` when the key was used with another request, and what ``ask`` raises."""
+        while (under_way := self._asking.get(use.who)) is not None and endpoint.repeat == "kept":
+            _check(under_way[0], use)
+            await asyncio.wait({under_way[1]})
         known = self._kept.get(use.who)
-        if known is not None and use.at_s - known.at_s <= KEPT_S:
-            if known.asked != use.asked:
-                raise KeyReused("this Idempotency-Key was used with another request")
-            if known.answer is not None:
-                first = Response(known.answer[0], known.status, known.answer[1])
-                if endpoint.repeat == "kept":
-                    return first
-                now = await ask()
-                return first if _same(first, now) else now
-        return self._keeping(use, await ask())
+        if known is None or use.at_s - known.at_s > KEPT_S:
+            return await self._asked(use, endpoint, ask)
+        _check(known, use)
+        if endpoint.repeat == "kept" and known.first is not None:
+            return _copy(known.first)
+        now = await ask()
+        return _copy(known.first) if known.first is not None and _same(known.first, now) else now
 
-    def _keeping(self, use: Use, answer: Response) -> Response:
-        """The answer, to be sent; it is kept if it says success."""
-        if not 200 <= answer.status_code < 300:
-            return answer
-        use.status = answer.status_code
-        headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-        if isinstance(answer, StreamingResponse):
-            answer.body_iterator = self._copied(use, answer.body_iterator, headers)
-        else:
-            self._keep(use, bytes(answer.body), headers)
+    async def _asked(self, use: Use, endpoint: Endpoint, ask: Ask) -> Response:
+        """Ask, and keep what says success."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asking[use.who] = use, ended
+        try:
+            answer = await ask()
+        finally:
+            if self._asking.get(use.who, (None,))[0] is use:
+                del self._asking[use.who]
+            ended.set_result(None)
+        if 200 <= answer.status_code < 300:
+            keeps = endpoint.repeat != "checked" and len(answer.body) <= MAX_ANSWER
+            self._keep(use, _copy(answer) if keeps else None)
         return answer
 
-    async def _copied(self, use: Use, parts: Any, headers: dict[str, str]) -> AsyncIterator[bytes]:
-        """The parts; kept when all of them were sent."""
-        copy: list[bytes] = []
-        size = 0
-        self._keep(use, None, headers)
-        async for part in parts:
-            size += len(part)
-            if size <= MAX_ANSWER:
-                copy.append(part)
-            yield part
-        if size <= MAX_ANSWER:
-            self._keep(use, b"".join(copy), headers)
-
-    def _keep(self, use: Use, body: bytes | None, headers: dict[str, str]) -> None:
+    def _keep(self, use: Use, first: Response | None) -> None:
         self._forget(use.who)
-        use.answer = (body, headers) if body is not None and len(body) <= MAX_ANSWER else None
+        use.first = first
         self._kept[use.who] = use
         self._bytes += use.size
         while len(self._kept) > MAX_KEPT or self._bytes > MAX_BYTES:
@@ -131,6 +136,17 @@ class Repeats:
         gone = self._kept.pop(who, None)
         if gone is not None:
             self._bytes -= gone.size
+
+
+def _check(first: Use, use: Use) -> None:
+    if first.asked != use.asked:
+        raise KeyReused("this Idempotency-Key was used with another request")
+
+
+def _copy(answer: Response) -> Response:
+    copied = Response(bytes(answer.body), answer.status_code)
+    copied.raw_headers = list(answer.raw_headers)
+    return copied
 
 
 def _same(first: Response, now: Response) -> bool:

@@ -70,7 +70,7 @@ def _job(
     answer: type[BaseModel] = a.Committed,
     text_field: str | None = None,
     needs: str = "jobs.work",
-    repeat: Repeat = "kept",
+    repeat: Repeat = "none",
 ) -> Endpoint:
     return Endpoint(
         method="POST",
@@ -184,6 +184,7 @@ _JOBS = (
         action="jobs.steer",
         kind="command",
         body=(forms.BulkDryRun, r.Bulk),
+        repeat="checked",
     ),
     _get("/jobs/{job_id}", "get_job", reads.job, "A job, or a root job derived from its jobs", "jobs",
          (*_ok("The job", a.Job), Answer(304, "Not modified")), query=forms.Fresh, errors=(404,)),
@@ -201,8 +202,7 @@ _JOBS = (
          _ok("Explanation", a.ANYTHING), query=forms.FreshOnly, errors=(404,)),
     _job("assign", r.Assign, "Give a job to a model by hand", answer=a.Assigned, text_field="assigned_model",
          needs="jobs.steer"),
-    _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id",
-         repeat="not kept"),
+    _job("claim", r.Claim, "Start an attempt", answer=a.Claimed, text_field="worker_id"),
     _job("heartbeat", r.Heartbeat, "Renew a lease; says whether the job was cancelled", answer=a.Renewed,
          repeat="again"),
     _job("stream", r.Stream, "Append output text", answer=a.Ok),
@@ -236,7 +236,6 @@ _MODELS = (
         kind="wait",
         body=forms.Next,
         text_field="worker_id",
-        repeat="not kept",
     ),
     _model("heartbeat", "model_heartbeat", r.ModelHeartbeat, "Report a model's health; the first report registers it"),
     _model("pause", "pause_model", r.Because, "Stop new assignments to a model"),
@@ -263,6 +262,7 @@ _ARCHIVES = (
         body=r.Because,
         headers=("x-director-key",),
         errors=(403, 404, 409),
+        repeat="kept",
     ),
 )  # fmt: skip
 
@@ -284,7 +284,6 @@ _SESSIONS = (
         body=workflows.RunWorkflow,
         text_field="strategy_description",
         errors=(409,),
-        repeat="not kept",
     ),
     _get("/sessions", "list_sessions", sessions.sessions, "Sessions of agent workflows, newest first", "sessions",
          _ok("Sessions", a.array(a.Session)), query=forms.SessionsQuery),
@@ -337,9 +336,9 @@ _ACCESS = (
     _get("/auth/keys", "list_keys", access.keys, "API keys, newest first; never the keys themselves", "access",
          _ok("Keys", a.array(a.AccessKey)), action="keys.read"),
     _auth("/auth/keys", "issue_key", access.issue, "Issue an API key: only this answer has it", "keys.manage", a.IssuedKey,
-          body=r.IssueKey, headers=("x-director-key",), errors=(409,), repeat="not kept"),
+          body=r.IssueKey, headers=("x-director-key",), errors=(409,)),
     _auth("/auth/keys/{key_id}/revoke", "revoke_key", access.revoke, "Revoke an API key, with what it has open", "keys.manage",
-          a.AccessKey, body=r.Because, headers=("x-director-key",), errors=(404,)),
+          a.AccessKey, body=r.Because, headers=("x-director-key",), errors=(404,), repeat="kept"),
     _auth("/auth/tickets", "issue_ticket", access.ticket, "A ticket for one live connection, good for 30 seconds",
           "access.ticket", a.Ticket, body=r.NoArguments),
 )  # fmt: skip

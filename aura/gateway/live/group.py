@@ -112,8 +112,8 @@ class Group:
             unsent = outlet.buffered()
             if unsent > budget:
                 slow.append(outlet)
-            elif unsent or (send := outlet.past()) is None:
-                outlet.write(data)
+            elif unsent or outlet.lane is not None or (send := outlet.past()) is None:
+                outlet.write(data)  # who is direct in another group has its order there
             else:
                 idle.append((outlet, send))
         for outlet in slow:

@@ -151,6 +151,16 @@ async def test_the_end_of_the_connection_ends_the_reading(lost: OSError | None) 
         await asyncio.wait_for(wire.task, 5)
 
 
+async def test_an_end_that_came_before_the_reading_began_is_noticed() -> None:
+    wire = Wire(before=b"MSG a 1 1\r\nx\r\n")
+    seen: list[bytes] = []
+    wire.connection.raw_handlers[1] = lambda _s, _r, body, _h: seen.append(body)
+    wire.transport.protocol.eof_received()
+    with pytest.raises(nats_errors.UnexpectedEOF):
+        await asyncio.wait_for(wire.task, 5)
+    assert seen == [b"x"]
+
+
 async def test_a_connection_that_lets_messages_gather_is_woken_once_for_many() -> None:
     wire = Wire(gather_s=0.001)
     seen: list[bytes] = []

@@ -46,6 +46,12 @@ def test_a_good_event_has_no_poison() -> None:
         (created(actor=7), "no time or no actor"),
         (created(state=None), "carried state"),
         (created(state={"v": 2}), "carried state"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, "nested too deeply"),
+        (b"[" * 1_010 + b"]" * 1_010, "nested too deeply"),
+        (b"[" * 15_000 + b"]" * 15_000, "nested too deeply"),
+        (orjson.dumps(created()).replace(b'"v":1}', b'"v":1,"lease_ttl_s":1e999}'), "not JSON"),
+        (orjson.dumps(created(title="?")).replace(b"?", b"1\\ud800"), "not JSON"),
+        (orjson.dumps(created(x="?")).replace(b"?", b"\\u0000"), "NUL"),
     ],
 )
 def test_g17_what_cannot_be_read_is_poison_of_its_own_entity(body: object, why: str) -> None:
@@ -53,6 +59,17 @@ def test_g17_what_cannot_be_read_is_poison_of_its_own_entity(body: object, why: 
     assert event.poison is not None
     assert why in event.poison
     assert (event.kind, event.entity) == ("job", JOB)
+
+
+def test_what_only_looks_odd_is_as_it_was_and_huge_numbers_are_what_orjson_reads() -> None:
+    for text in ("1e999", "12345678901234567890", "\\u0000", '"[{' * 100, "\U0001f600"):
+        body = created(title=text)
+        event = decode(recorded(f"aura.job.3.{JOB}.created", body))
+        assert event.poison is None
+        assert event.flat == body
+    huge = orjson.dumps(created(labels={"n": 0})).replace(b'"n":0', b'"n":1180591620717411303424')
+    event = decode(recorded(f"aura.job.3.{JOB}.created", huge))
+    assert event.flat["labels"] == {"n": float(2**70)}
 
 
 def test_g17_a_poison_system_event_keeps_only_its_own_type_aside() -> None:
