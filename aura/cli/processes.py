@@ -192,7 +192,7 @@ class Gateway(_Composed):
             output=JobOutput(side.output, side.content, side.service.jobs, follow),
             queries=ReadModels(queries, side.store),
             next_job=PoolNext(connection, clock, ids, guarded_commands, claims_finder(queries, lambda: hub.head)),
-            explain=Explainer(queries, clock, settings.model_for_role),
+            explain=Explainer(queries, clock, settings.model_for_role, settings.names_role),
             hub=hub,
             metrics=metrics,
             health=Heartbeats(connection),
@@ -270,7 +270,13 @@ class Scheduler(_Composed):
             ids=ids,
         )
         retention_s = settings.retention_days * 86_400.0
-        return SchedulerService(ports, model_for=settings.model_for_role, retention_s=retention_s, holder=holder)
+        return SchedulerService(
+            ports,
+            model_for=settings.model_for_role,
+            retention_s=retention_s,
+            holder=holder,
+            named=settings.names_role,
+        )
 
 
 #: Less than the projector waits between two commits anyway.

@@ -6,7 +6,9 @@ cannot drift from the decision.
 Rules (DECISIONS.md, Pools and Dependencies):
 
 * A job may start when it is due, every job it depends on is COMPLETED, and nobody runs under its concurrency key.
-* A role runs on the model that configuration maps it to, or on any model that declares the role.
+* A role runs on the model that configuration maps it to, or on any model that declares the role. A model that configuration gives every
+  role it does not name (``*``) is no candidate for a role that some model declares: who wrote a worker for a role did not mean that
+  another one may take its jobs whenever it is full or away.
 * A pool's capacity is the sum of the slots of its live workers. Unclaimed ASSIGNED jobs of a pool are at most
   ``max(1, free slots)``, so that priority still decides; a pool that was never seen holds at most :data:`NEVER_SEEN_LIMIT`.
 * A pool that was seen and went offline, and a paused one, get nothing new.
@@ -148,8 +150,11 @@ def closed(pool: PoolView) -> bool:
     return pool.paused or (pool.slots == 0 and pool.seen)
 
 
-def candidates(mapped: str, declared: Sequence[str]) -> tuple[str, ...]:
-    """The pools that may run a role: the mapped one first, then those that declare it, by name."""
+def candidates(mapped: str, declared: Sequence[str], *, named: bool = True) -> tuple[str, ...]:
+    """The pools that may run a role: the mapped one first, then those that declare it, by name. ``named``: configuration names the role,
+    and does not merely give it what is left."""
+    if declared and not named:
+        return tuple(sorted(set(declared)))
     return (mapped, *sorted(name for name in set(declared) if name != mapped))
 
 
@@ -221,8 +226,8 @@ class DependencyView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as the read models know it. ``mapped_model`` is configuration's answer for its role, ``key_holder`` the other job
-    that runs under its concurrency key, ``since`` and ``seq`` the event that led to its status."""
+    """A job as the read models know it. ``mapped_model`` is configuration's answer for its role (``named``: which it names),
+    ``key_holder`` the other job that runs under its concurrency key, ``since`` and ``seq`` the event that led to its status."""
 
     status: JobStatus
     role: str
@@ -235,6 +240,7 @@ class JobView:
     key_holder: str | None = None
     since: str | None = None
     seq: int | None = None
+    named: bool = True
 
 
 def explain(
@@ -286,7 +292,7 @@ def _queued(
         text = f"concurrency key {job.concurrency_key} is busy: job {job.key_holder} has it"
         found.append(_reason("concurrency_key_busy", text, job_id=job.key_holder))
     declared = [model.name for model in models.values() if job.role in model.roles]
-    pools = [models.get(name, ModelView(name)) for name in candidates(job.mapped_model, declared)]
+    pools = [models.get(name, ModelView(name)) for name in candidates(job.mapped_model, declared, named=job.named)]
     if not with_room(pools):
         found.extend(_pool_reason(pool) for pool in pools)
     return found or [

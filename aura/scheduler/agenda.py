@@ -46,10 +46,15 @@ LEASE, TIMEOUT, QUEUE, OFFER, AGAIN, WORKER, GRACE, REPORT = (
 _HOLDING = (JobStatus.ASSIGNED, JobStatus.IN_PROGRESS)
 
 
-class Agenda:
-    """See the module. ``model_for`` is configuration's role → model."""
+def always(_role: str) -> bool:
+    """Configuration names every role."""
+    return True
 
-    def __init__(self, model_for: Callable[[str], str]) -> None:
+
+class Agenda:
+    """See the module. ``model_for`` is configuration's role → model, ``named`` whether it names the role."""
+
+    def __init__(self, model_for: Callable[[str], str], named: Callable[[str], bool] = always) -> None:
         self.term: int | None = None
         self.log_ns = 0
         self.wall_s = 0.0
@@ -63,6 +68,7 @@ class Agenda:
         self.reports: dict[str, None] = {}
         self.dirty: dict[Lane, None] = {}
         self._model_for = model_for
+        self._named = named
         self._tickets = tickets
         self._declared: dict[str, dict[str, None]] = {}
         self._lanes: dict[tuple[str, ...], Lane] = {}
@@ -95,13 +101,20 @@ class Agenda:
             if row.lane is not None:
                 self.displace(row)
                 self.place(row, now)
+            elif row.state.status is JobStatus.ASSIGNED and self.misplaced(row):
+                self.due[row.job_id] = None
+
+    def misplaced(self, row: JobRow) -> bool:
+        """Whether an unclaimed job was given to a pool that would not get it now: since then, a model has declared its role."""
+        return not row.manual and row.pool is not None and row.pool not in self.lane(row.state.role).pools
 
     def lane(self, role: str) -> Lane:
         """Where ready jobs of a role wait."""
         lane = self._lane_of_role.get(role)
         if lane is not None:
             return lane
-        names = policy.candidates(self._model_for(role), tuple(self._declared.get(role, ())))
+        declared = tuple(self._declared.get(role, ()))
+        names = policy.candidates(self._model_for(role), declared, named=self._named(role))
         lane = self._lanes.get(names)
         if lane is None:
             self._lanes[names] = lane = Lane(len(self._lanes), tuple(self.pool(name) for name in names), self._tickets)
@@ -231,7 +244,7 @@ class Agenda:
         self._start_wait(row, now)
         self.timers.arm((OFFER, row.job_id), now + min(_LONGEST_OFFER_S, policy.REOFFER_S * 2.0**row.offers))
         crowded = row.key is not None and self.keys.first_holder(row.key) != row.job_id
-        if (crowded or policy.closed(pool)) and not row.manual:
+        if (crowded or policy.closed(pool) or self.misplaced(row)) and not row.manual:
             self.due[row.job_id] = None
 
     def displace(self, row: JobRow, *, keeps_key: bool = False) -> None:

@@ -28,7 +28,7 @@ from aura.domain import model as model_domain
 from aura.domain.job_state import JobState, JobStatus
 from aura.log.store import Recorded
 from aura.scheduler import rounds
-from aura.scheduler.agenda import AGAIN, LEASE, REPORT, WORKER, Agenda, holds_key
+from aura.scheduler.agenda import AGAIN, LEASE, REPORT, WORKER, Agenda, always, holds_key
 from aura.scheduler.pools import Pool, heartbeat_of
 from aura.scheduler.rows import Decision, Fate, JobDecision, JobRow, KnownModel, OpenJob, SnapshotData
 
@@ -43,9 +43,11 @@ _ENDINGS = frozenset({"completed", "submitted", "failed", "lease_expired"})
 class Planner:
     """See the module. ``retention_s`` goes into the events that close a job."""
 
-    def __init__(self, model_for: Callable[[str], str], retention_s: float) -> None:
+    def __init__(
+        self, model_for: Callable[[str], str], retention_s: float, named: Callable[[str], bool] = always
+    ) -> None:
         self.rows: dict[str, JobRow] = {}
-        self.agenda = Agenda(model_for)
+        self.agenda = Agenda(model_for, named)
         self.retention_s = retention_s
         self.seq = 0
         #: Job id → (project, sequence of its last event) of open jobs whose facts must be read before the next plan.

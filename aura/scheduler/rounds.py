@@ -148,6 +148,8 @@ def _remedy(planner: Planner, row: JobRow) -> c.JobCommand | None:
     if policy.closed(row.pool):
         shut = policy.obstacle(row.pool)
         return c.UnassignJob(shut.value if shut is not None else policy.Obstacle.OFFLINE.value)
+    if planner.agenda.misplaced(row):
+        return c.UnassignJob("role_declared_elsewhere")
     if row.key is not None and planner.agenda.keys.first_holder(row.key) != row.job_id:
         return c.UnassignJob("concurrency_key_busy")
     return None

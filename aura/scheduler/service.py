@@ -37,6 +37,7 @@ from aura.errors import AuraError, LogRegression, NotFound, PoisonEvent, Unavail
 from aura.ids import IdSource
 from aura.log.identity import Checkpoint
 from aura.log.store import EventStore, LogIdentity, Recorded
+from aura.scheduler.agenda import always
 from aura.scheduler.executor import Executor
 from aura.scheduler.feeds import HealthFeed, RenewalsFeed, tail_of
 from aura.scheduler.leader import Leadership, Lease
@@ -80,11 +81,17 @@ class SchedulerService:
     """See the module. ``holder`` names this process in the lease and in ``system.leader_elected``."""
 
     def __init__(
-        self, ports: SchedulerPorts, *, model_for: Callable[[str], str], retention_s: float, holder: str
+        self,
+        ports: SchedulerPorts,
+        *,
+        model_for: Callable[[str], str],
+        retention_s: float,
+        holder: str,
+        named: Callable[[str], bool] = always,
     ) -> None:
         self._ports = ports
         self._clock = ports.clock
-        self.planner = Planner(model_for, retention_s)
+        self.planner = Planner(model_for, retention_s, named)
         self.leadership = Leadership(
             ports.lease,
             ports.store,

@@ -17,12 +17,15 @@ Reason = dict[str, Any]
 
 
 class Explainer:
-    """Implements :data:`aura.gateway.ports.Explain`. ``model_for`` is configuration's answer for a role."""
+    """Implements :data:`aura.gateway.ports.Explain`. ``model_for`` is configuration's answer for a role, ``named`` whether it names it."""
 
-    def __init__(self, queries: Queries, clock: Clock, model_for: Callable[[str], str]) -> None:
+    def __init__(
+        self, queries: Queries, clock: Clock, model_for: Callable[[str], str], named: Callable[[str], bool]
+    ) -> None:
         self._queries = queries
         self._clock = clock
         self._model_for = model_for
+        self._named = named
 
     async def __call__(self, job_id: str) -> dict[str, Any] | None:
         """``{job_id, status, seq, as_of, reasons: [{code, text, …}]}``; ``as_of`` is the sequence all of it was read at. ``None``
@@ -56,6 +59,7 @@ class Explainer:
             key_holder=found.key_holder["id"] if found.key_holder is not None else None,
             since=row.get(_SINCE.get(row["status"], "finished_at")),
             seq=row["seq"],
+            named=self._named(row["role"]),
         )
 
 

@@ -42,6 +42,10 @@ def test_room_and_its_obstacles(facts: dict[str, Any], room: int, obstacle: poli
 
 def test_candidates_begin_with_the_mapped_model() -> None:
     assert policy.candidates("m", ["b", "m", "a"]) == ("m", "a", "b")
+    assert policy.candidates("m", ["b", "a"], named=False) == ("a", "b"), (
+        "what is left of the roles is for nobody else's"
+    )
+    assert policy.candidates("m", [], named=False) == ("m",)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from aura.domain import model as m
 from aura.domain.job_state import JobStatus
 from aura.events.catalogue import AssignReason
 from aura.scheduler.agenda import EVENT_LIMIT
+from aura.scheduler.planner import Planner
 from aura.scheduler.rows import Fate, JobDecision, ModelDecision
 from aura.scheduler.snapshot import FoldedSnapshot
-from tests.support.scheduling import Bench
+from tests.support.scheduling import RETENTION_S, ROLES, Bench, model_for
 
 
 @pytest.fixture
@@ -608,3 +609,57 @@ async def test_a_snapshot_holds_what_the_log_says(bench: Bench) -> None:
     assert (jobs[3].concurrency_key, jobs[3].timeout_s) == ("k", 5.0)
     assert jobs[4].assigned_by == "manual"
     assert (data.seq, data.epoch) == (len(bench.store._events), "memory")
+
+
+async def test_a_role_that_a_model_declares_is_not_for_who_gets_what_is_left() -> None:
+    bench = Bench()
+    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
+    await bench.model("slow", m.RegisterModel(slots=1, roles=("Slow",)))
+    await bench.model("alpha", m.RegisterModel(slots=4))
+    await bench.lead()
+    bench.beat("slow", "s", slots=1)
+    bench.beat("alpha", "w", slots=4)
+    await bench.submit(1, 2, 3, role="Slow")
+    await bench.submit(4, role="Unknown")
+    await bench.settled()
+    models = {
+        number: (await bench.jobs.head(bench.job_id(number), consistent=True)).state.model for number in (1, 2, 3, 4)
+    }
+    assert models == {1: "slow", 2: None, 3: None, 4: "alpha"}, "they wait for their own pool, full as it is"
+    bench.beat("slow", "s", status="offline")
+    await bench.settled()
+    states = [(await bench.jobs.head(bench.job_id(number), consistent=True)).state for number in (1, 2, 3)]
+    assert [state.status for state in states] == [JobStatus.QUEUED] * 3, "and when it is away"
+
+
+async def test_an_unclaimed_job_moves_to_the_pool_that_declares_its_role_later() -> None:
+    bench = Bench()
+    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
+    await bench.lead()
+    await bench.submit(1, 2, role="Greeter")
+    await bench.submit(3, role="Employee")
+    await bench.settled()
+    assert {(await bench.jobs.head(bench.job_id(number), consistent=True)).state.model for number in (1, 2, 3)} == {
+        "alpha"
+    }
+    await bench.claim(2)
+    await bench.model("mine", m.RegisterModel(slots=2, roles=("Greeter", "Employee")))
+    bench.beat("mine", "g", slots=2)
+    await bench.settled()
+    models = {
+        number: (await bench.jobs.head(bench.job_id(number), consistent=True)).state.model for number in (1, 2, 3)
+    }
+    assert models == {1: "mine", 2: "alpha", 3: "alpha"}, "not what is running, nor what configuration names"
+
+
+async def test_a_new_leader_takes_back_what_was_given_to_the_wrong_pool() -> None:
+    bench = Bench()
+    await bench.lead()
+    await bench.submit(1, role="Greeter")
+    await bench.settled()
+    await bench.model("mine", m.RegisterModel(slots=1, roles=("Greeter",)))
+    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
+    bench.beat("mine", "g")
+    await bench.lead(2)
+    await bench.settled()
+    assert (await bench.jobs.head(bench.job_id(1), consistent=True)).state.model == "mine"
