@@ -6,8 +6,7 @@ agrees with and this code knows, in a version it can read, with a time, an actor
 today's version. Anything else is *poison* (G17): a value, not an exception, so that one bad event costs nothing but itself.
 
 What readers of JSON disagree about is settled before anybody reads (:func:`_plain`), by the bytes alone, so that an event is the same for a
-live commit, a rebuild and whoever asks later: deep nesting and NUL are poison, and numbers beyond 64 bits or a double, and halves of a
-surrogate pair, are what orjson makes of them.
+live commit, a rebuild and whoever asks later: deep nesting, NUL and halves of a surrogate pair are poison.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ _STATE_VERSIONS = {"job": JOB_STATE_VERSION, "model": MODEL_STATE_VERSION, "sess
 
 
 MAX_DEPTH = 64
-#: Whether a body has something that readers take differently: NUL, a surrogate, a huge number.
-_ODD = re.compile(rb"\\u(?:0000|[dD][89abAB])|\d[eE]\+?\d{3}|\d{19}").search
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000").search
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -205,11 +203,11 @@ def _plain(raw: bytes) -> bytes:
     """The body as every reader of JSON understands it. Raises ``PoisonEvent``."""
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
         raise PoisonEvent("nested too deeply")
-    if _ODD(raw) is None:
+    if b"\\u" not in raw:
         return raw
     if _NUL(raw) is not None:
         raise PoisonEvent("a text has NUL")
-    return orjson.dumps(_json_object(raw))
+    return raw if _SURROGATE(raw) is None else orjson.dumps(_json_object(raw))
 
 
 def _depth(raw: bytes) -> int:
