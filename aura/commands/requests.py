@@ -120,7 +120,7 @@ class Request(BaseModel):
 class Report(Request):
     """What workers say: nothing is taken for what it only resembles (``"yes"`` is no truth value)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
 
 class Task(Request):

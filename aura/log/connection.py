@@ -112,26 +112,26 @@ class Connection(Client):
 
         ``False``: it was dropped and will not be delivered, since there is no connection, or :data:`PENDING_BYTES` wait already.
         """
+        queued = self._queue(command)
+        if queued and not self._leaving:
+            self._leaving = True
+            asyncio.get_running_loop().call_soon(self._leave)
+        return queued
+
+    def send_along(self, command: bytes) -> bool:
+        """As :meth:`send`, for what is in no hurry: it leaves with the next command, at the latest after :data:`ALONG_S`."""
+        queued = self._queue(command)
+        if queued and not self._leaving and self._along is None:
+            self._along = asyncio.get_running_loop().call_later(ALONG_S, self._leave)
+        return queued
+
+    def _queue(self, command: bytes) -> bool:
         waiting = self._pending_data_size
         if not self.is_connected or (waiting and waiting + len(command) > PENDING_BYTES):
             return False
         self._pending.append(command)
         self._pending_data_size = waiting + len(command)
-        if not self._leaving:
-            self._leaving = True
-            asyncio.get_running_loop().call_soon(self._leave)
         return True
-
-    def send_along(self, command: bytes) -> bool:
-        """As :meth:`send`, for what is in no hurry: it leaves with the next command, at the latest after :data:`ALONG_S`."""
-        if self._leaving or not self.is_connected:
-            return self.send(command)
-        self._leaving = True  # so that it does not leave at once
-        sent = self.send(command)
-        self._leaving = False
-        if self._along is None:
-            self._along = asyncio.get_running_loop().call_later(ALONG_S, self._leave)
-        return sent
 
     def _leave(self) -> None:
         """Write what is pending; if the socket does not take it, nats-py's flusher does, and waits for room."""
@@ -139,14 +139,21 @@ class Connection(Client):
         if self._along is not None:
             self._along.cancel()
             self._along = None
-        if not self._pending or not self.is_connected:
-            return
-        writer, queue = self._writer, self._flush_queue
-        if writer is not None and writer.transport.get_write_buffer_size() < UNSENT_BYTES and not writer.is_closing():
-            pending, self._pending, self._pending_data_size = self._pending, [], 0
-            writer.write(pending[0] if len(pending) == 1 else b"".join(pending))
-        elif queue is not None and queue.empty():
-            queue.put_nowait(asyncio.get_running_loop().create_future())
+        if not self._write_pending(UNSENT_BYTES) and self._pending and self.is_connected:
+            queue = self._flush_queue
+            if queue is not None and queue.empty():
+                queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _write_pending(self, unless_unsent: float = float("inf")) -> bool:
+        """Whether the socket took what is pending; not while it has ``unless_unsent`` bytes or more to send."""
+        writer = self._writer
+        if not self._pending or not self.is_connected or writer is None or writer.is_closing():
+            return False
+        if writer.transport.get_write_buffer_size() >= unless_unsent:
+            return False
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        writer.write(pending[0] if len(pending) == 1 else b"".join(pending))
+        return True
 
     @property
     def _writer(self) -> asyncio.StreamWriter | None:
@@ -187,10 +194,7 @@ class Connection(Client):
 
     async def flush(self, timeout: int = 10) -> None:
         """Return when the server has handled everything sent so far. nats-py's ping alone would overtake what is pending."""
-        writer = self._writer
-        if self._pending and self.is_connected and writer is not None and not writer.is_closing():
-            pending, self._pending, self._pending_data_size = self._pending, [], 0
-            writer.write(b"".join(pending))  # whatever its buffer holds: the ping goes there too
+        self._write_pending()  # whatever the socket has unsent: the ping goes there too
         await super().flush(timeout)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:

@@ -24,11 +24,6 @@ COMPONENTS = ("gateway", "scheduler", "projector")
 DRAIN_S = {"worker": 15.0, "gateway": 10.0, "scheduler": 5.0, "projector": 10.0}
 
 
-#: How far each gives way when processors are short (``nice(2)``). A job's way leads through nats-server, gateway and scheduler; the read
-#: models may lag behind for a moment, and what workers run must never keep anybody from watching or stopping it.
-NICENESS = {"projector": 5, "postgres": 3, "worker": 5}
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """A worker that ``aura up`` runs itself: ``aura worker --name <name> --model <model> <args>``."""

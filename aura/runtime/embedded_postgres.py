@@ -20,11 +20,10 @@ from aura.errors import Unavailable
 from aura.ids import IdSource, SystemIds
 from aura.runtime import postgres_cluster as cluster
 from aura.runtime import postgres_user
-from aura.runtime.children import NICENESS
 from aura.runtime.files import private_folder, write_private
 from aura.runtime.logs import last_lines
 from aura.runtime.ports import choose
-from aura.runtime.process import Child, Program, start
+from aura.runtime.process import NICENESS, Child, Program, start
 
 #: ``sockaddr_un.sun_path`` holds 108 bytes with the final NUL.
 _SOCKET_PATH_BYTES = 107

@@ -29,6 +29,9 @@ from aura.runtime.logs import open_log
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
+#: How far each gives way when processors are short (``nice(2)``). A job's way leads through nats-server, gateway and scheduler; the read
+#: models may lag behind for a moment, and what workers run must never keep anybody from watching or stopping it.
+NICENESS = {"projector": 5, "postgres": 3, "worker": 5}
 
 
 @dataclass(frozen=True, slots=True)

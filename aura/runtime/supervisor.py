@@ -47,22 +47,14 @@ from aura.config import Settings
 from aura.errors import ConfigError, Unavailable
 from aura.ids import SystemIds
 from aura.runtime import provision
-from aura.runtime.children import (
-    AURA_COMMAND,
-    COMPONENTS,
-    DEMO_WORKERS,
-    DRAIN_S,
-    NICENESS,
-    ChildEnvironment,
-    WorkerSpec,
-)
+from aura.runtime.children import AURA_COMMAND, COMPONENTS, DEMO_WORKERS, DRAIN_S, ChildEnvironment, WorkerSpec
 from aura.runtime.embedded_nats import EmbeddedNats
 from aura.runtime.embedded_postgres import EmbeddedPostgres
 from aura.runtime.files import FolderLock, private_folder
 from aura.runtime.keeper import Keeper, Notice
 from aura.runtime.logs import last_lines, turn_over
 from aura.runtime.ports import choose, http_status
-from aura.runtime.process import Child, Program, adopt_orphans, end_orphans, start
+from aura.runtime.process import NICENESS, Child, Program, adopt_orphans, end_orphans, start
 from aura.runtime.state import RUN_VARIABLE, RuntimeState
 
 _log = logging.getLogger("aura.runtime")
