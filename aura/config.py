@@ -110,6 +110,12 @@ class Settings:
         default=values.DEFAULT_WORKFLOWS,
         metadata=_about("Agent workflows that aura up runs: name=module:attribute,… or none", values.workflows),
     )
+    io_uring: str = field(
+        default="auto",
+        metadata=_about(
+            "Write to live clients by io_uring: auto (where Linux has it), or off", values.choice("auto", "off")
+        ),
+    )
     log_level: str = field(
         default="info", metadata=_about("Least level logged", values.choice("debug", "info", "warning", "error"))
     )

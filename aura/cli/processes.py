@@ -150,6 +150,7 @@ class Gateway(_Composed):
         from aura.gateway.api.job_output import JobOutput
         from aura.gateway.context import GatewayContext
         from aura.gateway.limits import Limits
+        from aura.gateway.live.fan import fans
         from aura.gateway.live.hub import Hub
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
@@ -173,7 +174,7 @@ class Gateway(_Composed):
         self._parts.push_async_callback(commands.stop)
         await commands.start()
         limits, metrics = Limits(), Metrics()
-        hub = Hub(clock, limits, metrics)
+        hub = Hub(clock, limits, metrics, fans(settings.io_uring))
         side.health.on_lost(hub.lost)
         guarded_commands = GuardedCommands(side.service, side.health)
         tickets = JetStreamTickets(connection, clock, ids)

@@ -5,8 +5,9 @@
     join ─▶ queued ──a tick finds nothing unsent──▶ direct ──something else is written to it, or the system takes less──▶ queued
               └─ more unsent than the budget ──▶ slow: out of the group
 
-*direct* costs one call for each client and tick: nothing of a client is looked at or kept, because everything that there is to know of it
-holds for the lane: it has all up to the last flush, and nothing of it is unsent. *queued* asks each client how much is unsent.
+*direct* (a :class:`~aura.gateway.live.fan.Fan`) costs one system call for all of them where the kernel can do that, else one for each
+client and tick: nothing of a client is looked at or kept, because everything that there is to know of it holds for the lane: it has all
+up to the last flush, and nothing of it is unsent. *queued* asks each client how much is unsent.
 
 Invariants
 
@@ -26,8 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 
+from aura.gateway.live.fan import Fan
 from aura.gateway.live.frames import Frame, Note, native_messages
-from aura.gateway.live.outlet import Outlet, Send, Wire
+from aura.gateway.live.outlet import Outlet, Wire
 
 _TAKE: dict[Wire, Callable[[Frame], bytes]] = {
     "ws": attrgetter("ws"),
@@ -41,12 +43,12 @@ class Group:
 
     __slots__ = ("_direct", "_pending", "_queued", "_take", "flushed", "patterns", "wire")
 
-    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int) -> None:
+    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int, direct: Fan | None = None) -> None:
         self.patterns = patterns
         self.wire = wire
         self.flushed = flushed
         self._take = _TAKE[wire]
-        self._direct: dict[Outlet, Send] = {}
+        self._direct = Fan() if direct is None else direct
         self._queued: dict[Outlet, None] = {}
         self._pending: list[bytes] = []
 
@@ -58,7 +60,7 @@ class Group:
     @property
     def empty(self) -> bool:
         """Nobody is left."""
-        return not (self._direct or self._queued)
+        return not (len(self._direct) or self._queued)
 
     def join(self, outlet: Outlet) -> None:
         """Write to it from the next :meth:`write` on."""
@@ -66,13 +68,13 @@ class Group:
 
     def leave(self, outlet: Outlet) -> None:
         """Write to it no more. Safe twice."""
-        if self._direct.pop(outlet, None) is not None:
+        if self._direct.remove(outlet):
             outlet.lane = None
         self._queued.pop(outlet, None)
 
     def queue(self, outlet: Outlet) -> None:
         """See :class:`~aura.gateway.live.outlet.Lane`."""
-        del self._direct[outlet]
+        self._direct.remove(outlet)
         self._queued[outlet] = None
         outlet.lane = None
 
@@ -107,36 +109,23 @@ class Group:
     def _write_queued(self, data: bytes, budget: int) -> list[Outlet]:
         """Those with nothing unsent are not written to here: they are in the other lane from now on."""
         slow: list[Outlet] = []
-        idle: list[tuple[Outlet, Send]] = []
+        idle: list[tuple[Outlet, int]] = []
         for outlet in self._queued:
             unsent = outlet.buffered()
             if unsent > budget:
                 slow.append(outlet)
-            elif unsent or outlet.lane is not None or (send := outlet.past()) is None:
+            elif unsent or outlet.lane is not None or (fd := outlet.past()) is None:
                 outlet.write(data)  # who is direct in another group has its order there
             else:
-                idle.append((outlet, send))
+                idle.append((outlet, fd))
         for outlet in slow:
             del self._queued[outlet]
-        for outlet, send in idle:
+        for outlet, fd in idle:
             del self._queued[outlet]
-            self._direct[outlet] = send
+            self._direct.add(outlet, fd)
             outlet.lane = self
         return slow
 
     def _write_direct(self, data: bytes) -> None:
-        size = len(data)
-        short: dict[Send, int] = {}
-        for (
-            send
-        ) in self._direct.values():  # only these are touched: with thousands of clients, memory is what costs here
-            try:
-                sent = send(data)
-            except OSError:
-                sent = 0
-            if sent != size:
-                short[send] = sent
-        if short:
-            for outlet, send in list(self._direct.items()):
-                if send in short:
-                    outlet.write(data[short[send] :])  # takes it out of this lane
+        for outlet, taken in self._direct.send(data):
+            outlet.write(data[taken:])  # takes it out of this lane

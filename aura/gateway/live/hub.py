@@ -32,6 +32,7 @@ import structlog
 from aura.clock import Clock
 from aura.errors import Unavailable
 from aura.gateway.limits import Limits
+from aura.gateway.live.fan import Fan
 from aura.gateway.live.feed import LogView
 from aura.gateway.live.frames import Frame, Note, native_messages, reset_note
 from aura.gateway.live.group import Group
@@ -61,8 +62,9 @@ class _Watch:
 class Hub:
     """See the module docstring."""
 
-    def __init__(self, clock: Clock, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, limits: Limits, metrics: Metrics, fan: Callable[[], Fan] = Fan) -> None:
         self._clock = clock
+        self._fan = fan
         self._limits = limits
         self._metrics = metrics
         self._groups: dict[tuple[tuple[str, ...], Wire], Group] = {}
@@ -204,7 +206,7 @@ class Hub:
         key = (patterns, outlet.wire)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(patterns, outlet.wire, self.head)
+            group = self._groups[key] = Group(patterns, outlet.wire, self.head, self._fan())
             for pattern in patterns:
                 self._trie.insert(pattern, group)
         self.wrote(*self._flush_group(group))

@@ -5,15 +5,10 @@ Two implementations: ``sockets.WebSocketOutlet`` writes straight to the transpor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol
 
 #: How bytes are framed: WebSocket text per event, server-sent events, or objects of ``aura.v1`` that travel as arrays.
 Wire = Literal["ws", "sse", "native"]
-
-
-#: Hands bytes to the operating system and says how many it took. Raises ``OSError`` when it took none.
-Send = Callable[[bytes], int]
 
 
 class Lane(Protocol):
@@ -29,8 +24,9 @@ class Outlet(Protocol):
     lane: Lane | None
     """Who sends past the queue. It is told, and this is ``None``, before anything is queued and before the connection is closed."""
 
-    def past(self) -> Send | None:
-        """The way past the queue, for whoever is :attr:`lane` and only while nothing is :meth:`buffered`. ``None``: there is none."""
+    def past(self) -> int | None:
+        """The way past the queue, for whoever is :attr:`lane` and only while nothing is :meth:`buffered`: a file descriptor that does not
+        block. ``None``: there is none."""
 
     @property
     def wire(self) -> Wire:

@@ -10,8 +10,8 @@ Invariants
 
 * Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it (``outlet.py``),
   uvicorn's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
-* The file descriptor is the transport's, which closes it after ``connection_lost``. We give it back before (:meth:`WebSocketOutlet.mute`),
-  so nothing is sent on one that has become somebody else's; and :class:`_Borrowed` never closes it.
+* The file descriptor is the transport's, which closes it after ``connection_lost``. We let go of it before (:meth:`WebSocketOutlet.mute`),
+  so nothing is sent on one that has become somebody else's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from aura.gateway.live.outlet import Lane, Send, Wire
+from aura.gateway.live.outlet import Lane, Wire
 
 if TYPE_CHECKING:
     from aura.gateway.live.sockets import WebSocketProtocol
@@ -55,25 +55,6 @@ def taken(transport: asyncio.Transport) -> int:
     return acknowledged
 
 
-class _Borrowed(socket.socket):
-    """A connection's file descriptor as a socket, to send on. It is not closed with this object."""
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        self.detach()
-
-
-def _borrowed(transport: asyncio.Transport) -> _Borrowed | None:
-    """``None`` where what goes over the connection is not what is written."""
-    if transport.get_extra_info("sslcontext") is not None:
-        return None
-    of = transport.get_extra_info("socket")
-    found = _Borrowed(of.family, of.type, of.proto, of.fileno())
-    found.setblocking(False)
-    return found
-
-
 class _Announced:
     """The transport as uvicorn knows it: the outlet hears of what is written or closed before it happens."""
 
@@ -102,14 +83,13 @@ class _Announced:
 class WebSocketOutlet:
     """See the module docstring. Lives as long as its connection.
 
-    ``buffered`` *is* the transport's, and what :meth:`past` gives is the socket's: the hub calls one of them for every client and tick.
+    ``buffered`` *is* the transport's, and what :meth:`past` gives is the system's: no method of ours runs for every client and tick.
     """
 
-    __slots__ = ("_borrowed", "_protocol", "buffered", "closed", "lane", "transport", "wire", "write")
+    __slots__ = ("_protocol", "buffered", "closed", "lane", "transport", "wire", "write")
 
     def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
-        self._borrowed: _Borrowed | None = None
         self.transport = _Announced(transport, self)
         """What uvicorn is to take for the transport."""
         self.wire: Wire = "ws"
@@ -118,12 +98,14 @@ class WebSocketOutlet:
         self.write: Callable[[bytes], None] = self.transport.write
         self.buffered: Callable[[], int] = transport.get_write_buffer_size
 
-    def past(self) -> Send | None:
-        if self.closed:
+    def past(self) -> int | None:
+        transport = self.transport.transport
+        if (
+            self.closed or transport.get_extra_info("sslcontext") is not None
+        ):  # what goes over the wire is not what is written
             return None
-        if self._borrowed is None:
-            self._borrowed = _borrowed(self.transport.transport)
-        return self._borrowed.send if self._borrowed is not None else None
+        fd: int = transport.get_extra_info("socket").fileno()
+        return fd if fd >= 0 else None
 
     def leave_lane(self) -> None:
         """Something is about to be queued: nobody sends past it."""
@@ -136,8 +118,6 @@ class WebSocketOutlet:
         self.closed = True
         self.write = _ignore
         self.buffered = _none
-        if self._borrowed is not None:
-            self._borrowed.detach()
 
     def forget_handshake(self) -> None:
         """Let go of the request and its headers, several kilobytes for each idle client: nobody asks for them any more."""
