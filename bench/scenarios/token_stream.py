@@ -3,7 +3,7 @@
 A real ``aura up`` and one worker process; a chunk carries the moment at which the handler wrote it. The SDK seals and stores what a
 handler writes, and collects what comes until that is acknowledged, 10 ms at least; nats-server flushes and republishes, the gateway
 opens it and writes frames: all of that is in the latency. The gateway has the first core and the clients the second; everything else
-shares both.
+shares both. Baseline: ``fanout/bare_tokens.py``, the same chunks over JetStream with nothing else, on both cores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from bench import servers
 from bench.bench import Bench, Scenario
-from bench.fanout import tools
+from bench.fanout import bare_tokens, tools
 from bench.fanout.tools import Load, Server
 from bench.figures import Figure, Target
 from bench.http import Http
@@ -30,6 +30,8 @@ async def run(bench: Bench) -> None:
     if not tools.ready(bench.folder):
         return
     for jobs in (10, JOBS):
+        with bench.scratch("bare-tokens") as folder:
+            bare = await bare_tokens.measure(folder, jobs, RATE, bench.pick(8, 3))
         found, spent = await _stream(bench, jobs, bench.pick(8, 3))
         records = found.samples / WATCHERS
         note = (
@@ -38,8 +40,8 @@ async def run(bench: Bench) -> None:
         )
         target = Target(at_most=20.0) if jobs == JOBS else None
         name = f"{jobs} jobs × {RATE} chunks/s × {WATCHERS} clients"
-        bench.report(Figure(f"{name}, p99", found.p99_ms, "ms", target=target, note=note))
-        bench.report(Figure(f"  {name}, p50", found.p50_ms, "ms"))
+        bench.report(Figure(f"{name}, p99", found.p99_ms, "ms", bare.p99, "bare prototype", target, note))
+        bench.report(Figure(f"  {name}, p50", found.p50_ms, "ms", bare.p50, "bare prototype"))
 
 
 async def _stream(bench: Bench, jobs: int, window: int) -> tuple[Load, str]:
