@@ -1,8 +1,8 @@
 """The least that can carry tokens from a worker to a watcher over JetStream: what ``token_stream`` is compared with.
 
-Two raw clients in one process and one stream with republish, flushed always, as ``AURA_OUTPUT`` is. What all jobs have said while one atomic
-batch was under way is the next one, a message for each job. Nothing else that tokens need: no encryption, no guards, no numbers, no gateway, one
-watcher for each job, which gets what nats-server sends it.
+Two raw clients in one process and one stream with republish, flushed always, as ``AURA_OUTPUT`` is. What all jobs have said while one
+atomic batch was under way is the next one, a message for each job. Nothing else that tokens need: no encryption, no guards, no numbers,
+no gateway, one watcher for each job, which gets what nats-server sends it.
 """
 
 from __future__ import annotations
