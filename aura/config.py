@@ -130,14 +130,6 @@ class Settings:
         """``auth`` taken apart."""
         return frozenset(self.auth.split(","))
 
-    def model_for_role(self, role: str) -> str:
-        """The model that runs jobs of ``role``."""
-        return self.role_models.get(role) or self.role_models[values.ANY_ROLE]
-
-    def names_role(self, role: str) -> bool:
-        """Whether ``role`` is mapped by name, and not by ``*``."""
-        return role in self.role_models and role != values.ANY_ROLE
-
     def require_nats(self) -> str:
         """The NATS URL; raises :class:`ConfigError` that says how to get one."""
         if self.nats_url is None:

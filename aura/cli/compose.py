@@ -88,6 +88,7 @@ def command_side(at: World, connection: Connection, kek: bytes) -> CommandSide:
     from aura.cli.binding.log_health import LogHealth
     from aura.commands.endpoints import CommandEndpoints
     from aura.commands.service import CommandService, Policy, Ports
+    from aura.domain.roles import RoleModels
     from aura.log.content_jetstream import jetstream_content
     from aura.log.health import CoreLeaseRenewals, HeartbeatPublisher
     from aura.log.jetstream import JetStreamEventStore
@@ -109,8 +110,7 @@ def command_side(at: World, connection: Connection, kek: bytes) -> CommandSide:
         ids=ids,
     )
     policy = Policy(
-        role_models=settings.role_models,
-        default_model=settings.model_for_role(""),
+        roles=RoleModels.configured(settings.role_models),
         lease_ttl_s=float(settings.lease_ttl),
         retention_s=settings.retention_days * 86_400.0,
     )

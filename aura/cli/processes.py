@@ -147,6 +147,7 @@ class Gateway(_Composed):
         from aura.cli.binding.sessions import SWEEP_S as SESSIONS_S
         from aura.cli.binding.sessions import closer_of
         from aura.cli.keys import content_key
+        from aura.domain.roles import RoleModels
         from aura.gateway.api.job_output import JobOutput
         from aura.gateway.context import GatewayContext
         from aura.gateway.limits import Limits
@@ -193,7 +194,7 @@ class Gateway(_Composed):
             output=JobOutput(side.output, side.content, side.service.jobs, follow),
             queries=ReadModels(queries, side.store),
             next_job=PoolNext(connection, clock, ids, guarded_commands, claims_finder(queries, lambda: hub.head)),
-            explain=Explainer(queries, clock, settings.model_for_role, settings.names_role),
+            explain=Explainer(queries, clock, RoleModels.configured(settings.role_models)),
             hub=hub,
             metrics=metrics,
             health=Heartbeats(connection),
@@ -243,6 +244,7 @@ class Scheduler(_Composed):
         from aura.cli.binding.snapshot import ReadModelSnapshot
         from aura.commands.handler import JobHandler
         from aura.commands.models import ModelHandler
+        from aura.domain.roles import RoleModels
         from aura.log.jetstream import JetStreamEventStore
         from aura.log.lease import Lease
         from aura.log.topology import Pools
@@ -273,10 +275,9 @@ class Scheduler(_Composed):
         retention_s = settings.retention_days * 86_400.0
         return SchedulerService(
             ports,
-            model_for=settings.model_for_role,
+            roles=RoleModels.configured(settings.role_models),
             retention_s=retention_s,
             holder=holder,
-            named=settings.names_role,
         )
 
 

@@ -86,7 +86,7 @@ class AttemptOperations(ReportOperations):
             nonlocal opened
             queued = head.state.status is JobStatus.QUEUED
             met = head.state.deps == 0 or not queued or await self._dependencies_met(head)
-            fallback = request.model or self._policy.model_for(head.state.role)
+            fallback = request.model or self._policy.roles.model(head.state.role)
             claim = c.ClaimJob(
                 request.worker_id,
                 ttl,

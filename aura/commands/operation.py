@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from aura.clock import Clock
 from aura.commands import requests as r
 from aura.commands.handler import Caller, Intent, JobHandler, KeyUse, Outcome
+from aura.domain.roles import RoleModels
 from aura.errors import InvalidRequest, PoisonEvent
 from aura.events import envelope, subjects
 from aura.events.catalogue import Event
@@ -25,14 +26,9 @@ from aura.log.store import EventStore
 class Policy:
     """What an operator configures. Seconds."""
 
-    role_models: Mapping[str, str]
-    default_model: str = "employee_ollama"
+    roles: RoleModels
     lease_ttl_s: float = 300.0
     retention_s: float = 30 * 86_400.0
-
-    def model_for(self, role: str) -> str:
-        """The pool that runs a role."""
-        return self.role_models.get(role, self.default_model)
 
 
 class HeartbeatSink(Protocol):

@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from aura.clock import parse_rfc3339
 from aura.domain.job_state import JobStatus
+from aura.domain.roles import RoleModels
 from aura.events.catalogue import AssignReason
 
 #: Most unclaimed jobs of a pool that nobody has ever served.
@@ -150,11 +151,12 @@ def closed(pool: PoolView) -> bool:
     return pool.paused or (pool.slots == 0 and pool.seen)
 
 
-def candidates(mapped: str, declared: Sequence[str], *, named: bool = True) -> tuple[str, ...]:
-    """The pools that may run a role: the mapped one first, then those that declare it, by name. ``named``: configuration names the role,
-    and does not merely give it what is left."""
-    if declared and not named:
+def candidates(role: str, roles: RoleModels, declared: Sequence[str]) -> tuple[str, ...]:
+    """The pools that may run a role: the one that configuration maps it to first, then those that declare it, by name. One that merely
+    gets what is left is none of them once somebody declares the role."""
+    if declared and not roles.names(role):
         return tuple(sorted(set(declared)))
+    mapped = roles.model(role)
     return (mapped, *sorted(name for name in set(declared) if name != mapped))
 
 
@@ -226,12 +228,12 @@ class DependencyView:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as the read models know it. ``mapped_model`` is configuration's answer for its role (``named``: which it names),
-    ``key_holder`` the other job that runs under its concurrency key, ``since`` and ``seq`` the event that led to its status."""
+    """A job as the read models know it. ``roles`` is configuration's word on who runs which role, ``key_holder`` the other job that runs
+    under its concurrency key, ``since`` and ``seq`` the event that led to its status."""
 
     status: JobStatus
     role: str
-    mapped_model: str
+    roles: RoleModels
     model: str | None = None
     not_before: str | None = None
     attempt: int = 0
@@ -240,7 +242,6 @@ class JobView:
     key_holder: str | None = None
     since: str | None = None
     seq: int | None = None
-    named: bool = True
 
 
 def explain(
@@ -292,7 +293,7 @@ def _queued(
         text = f"concurrency key {job.concurrency_key} is busy: job {job.key_holder} has it"
         found.append(_reason("concurrency_key_busy", text, job_id=job.key_holder))
     declared = [model.name for model in models.values() if job.role in model.roles]
-    pools = [models.get(name, ModelView(name)) for name in candidates(job.mapped_model, declared, named=job.named)]
+    pools = [models.get(name, ModelView(name)) for name in candidates(job.role, job.roles, declared)]
     if not with_room(pools):
         found.extend(_pool_reason(pool) for pool in pools)
     return found or [

@@ -15,13 +15,14 @@ Deadlines are monotonic, except the calendar (``not_before`` is wall time, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 
 from aura.clock import parse_rfc3339
 from aura.domain import policy
 from aura.domain.job import MAX_EVENTS
 from aura.domain.job_state import JobStatus
+from aura.domain.roles import RoleModels
 from aura.scheduler.pools import GRACE_S, Pool, assumed_online
 from aura.scheduler.ready import ConcurrencyKeys, Lane, Tickets
 from aura.scheduler.rows import JobRow
@@ -46,15 +47,10 @@ LEASE, TIMEOUT, QUEUE, OFFER, AGAIN, WORKER, GRACE, REPORT = (
 _HOLDING = (JobStatus.ASSIGNED, JobStatus.IN_PROGRESS)
 
 
-def always(_role: str) -> bool:
-    """Configuration names every role."""
-    return True
-
-
 class Agenda:
-    """See the module. ``model_for`` is configuration's role → model, ``named`` whether it names the role."""
+    """See the module. ``roles`` is configuration's word on who runs which role."""
 
-    def __init__(self, model_for: Callable[[str], str], named: Callable[[str], bool] = always) -> None:
+    def __init__(self, roles: RoleModels) -> None:
         self.term: int | None = None
         self.log_ns = 0
         self.wall_s = 0.0
@@ -67,8 +63,7 @@ class Agenda:
         self.due: dict[str, None] = {}
         self.reports: dict[str, None] = {}
         self.dirty: dict[Lane, None] = {}
-        self._model_for = model_for
-        self._named = named
+        self._roles = roles
         self._tickets = tickets
         self._declared: dict[str, dict[str, None]] = {}
         self._lanes: dict[tuple[str, ...], Lane] = {}
@@ -114,7 +109,7 @@ class Agenda:
         if lane is not None:
             return lane
         declared = tuple(self._declared.get(role, ()))
-        names = policy.candidates(self._model_for(role), declared, named=self._named(role))
+        names = policy.candidates(role, self._roles, declared)
         lane = self._lanes.get(names)
         if lane is None:
             self._lanes[names] = lane = Lane(len(self._lanes), tuple(self.pool(name) for name in names), self._tickets)
@@ -195,7 +190,7 @@ class Agenda:
             if self.term is not None:
                 self._place_queued(row, now)
             return
-        row.pool = pool = self.pool(row.state.model or self._model_for(row.state.role))
+        row.pool = pool = self.pool(row.state.model or self._roles.model(row.state.role))
         if status is JobStatus.ASSIGNED:
             pool.assigned[row.job_id] = row
             self.keys.take(row)

@@ -18,7 +18,7 @@ pending decisions; whatever was refused is looked at again (``AGAIN``), so nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -26,9 +26,10 @@ from aura.clock import rfc3339
 from aura.domain import job_state, policy
 from aura.domain import model as model_domain
 from aura.domain.job_state import JobState, JobStatus
+from aura.domain.roles import RoleModels
 from aura.log.store import Recorded
 from aura.scheduler import rounds
-from aura.scheduler.agenda import AGAIN, LEASE, REPORT, WORKER, Agenda, always, holds_key
+from aura.scheduler.agenda import AGAIN, LEASE, REPORT, WORKER, Agenda, holds_key
 from aura.scheduler.pools import Pool, heartbeat_of
 from aura.scheduler.rows import Decision, Fate, JobDecision, JobRow, KnownModel, OpenJob, SnapshotData
 
@@ -43,11 +44,9 @@ _ENDINGS = frozenset({"completed", "submitted", "failed", "lease_expired"})
 class Planner:
     """See the module. ``retention_s`` goes into the events that close a job."""
 
-    def __init__(
-        self, model_for: Callable[[str], str], retention_s: float, named: Callable[[str], bool] = always
-    ) -> None:
+    def __init__(self, roles: RoleModels, retention_s: float) -> None:
         self.rows: dict[str, JobRow] = {}
-        self.agenda = Agenda(model_for, named)
+        self.agenda = Agenda(roles)
         self.retention_s = retention_s
         self.seq = 0
         #: Job id → (project, sequence of its last event) of open jobs whose facts must be read before the next plan.

@@ -33,11 +33,11 @@ import structlog
 from aura.clock import Clock
 from aura.commands.handler import Caller, JobHandler
 from aura.commands.models import ModelHandler
+from aura.domain.roles import RoleModels
 from aura.errors import AuraError, LogRegression, NotFound, PoisonEvent, Unavailable
 from aura.ids import IdSource
 from aura.log.identity import Checkpoint
 from aura.log.store import EventStore, LogIdentity, Recorded
-from aura.scheduler.agenda import always
 from aura.scheduler.executor import Executor
 from aura.scheduler.feeds import HealthFeed, RenewalsFeed, tail_of
 from aura.scheduler.leader import Leadership, Lease
@@ -84,14 +84,13 @@ class SchedulerService:
         self,
         ports: SchedulerPorts,
         *,
-        model_for: Callable[[str], str],
+        roles: RoleModels,
         retention_s: float,
         holder: str,
-        named: Callable[[str], bool] = always,
     ) -> None:
         self._ports = ports
         self._clock = ports.clock
-        self.planner = Planner(model_for, retention_s, named)
+        self.planner = Planner(roles, retention_s)
         self.leadership = Leadership(
             ports.lease,
             ports.store,

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from aura.domain.roles import RoleModels
 from aura.log.store import Recorded
 from aura.scheduler.planner import Planner
 from aura.scheduler.rows import Fate, JobDecision
@@ -65,7 +66,7 @@ class _Log:
 
 def rate(queued: int, steps: int) -> float:
     """Assignments per second of the planner's own time, and everything it has to apply for one."""
-    planner = Planner(lambda _role: _MODEL, 86_400.0)
+    planner = Planner(RoleModels(_MODEL), 86_400.0)
     log = _Log(planner, queued + steps)
     planner.lead(1, _WALL, 0.0)
     report = {"model": _MODEL, "worker_id": "w", "slots": _SLOTS, "interval_s": 3600, "payload": {"status": "ok"}}

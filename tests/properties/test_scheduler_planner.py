@@ -22,7 +22,7 @@ from aura.events.catalogue import AssignReason
 from aura.scheduler.planner import Planner
 from aura.scheduler.rows import JobDecision
 from aura.scheduler.snapshot import FoldedSnapshot
-from tests.support.scheduling import RETENTION_S, Bench, model_for
+from tests.support.scheduling import RETENTION_S, ROLES, Bench
 
 T = TypeVar("T")
 JOBS = st.integers(0, 11)
@@ -157,7 +157,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def fresh(self) -> Planner:
         bench = self.bench
-        fresh = Planner(model_for, RETENTION_S)
+        fresh = Planner(ROLES, RETENTION_S)
         fresh.load(now(FoldedSnapshot(bench.store).load()), bench.now)
         for (model, worker), beat in self.workers.items():
             payload = {"status": beat["status"]}

@@ -24,6 +24,7 @@ from aura.commands.handler import Caller
 from aura.commands.service import CommandService, Policy, Ports
 from aura.config import Settings
 from aura.domain.job_state import JobStatus
+from aura.domain.roles import RoleModels
 from aura.errors import AuraError, InvalidRequest
 from aura.gateway.api.job_output import JobOutput
 from aura.gateway.context import GatewayContext
@@ -385,7 +386,7 @@ def make_world(
         """No pools."""
 
     ports = Ports(store, content, output, silent, silent, ensure_pool, clock, ids)
-    commands = CommandService(ports, Policy(role_models={"Employee": "employee_ollama"}, retention_s=retention_s))
+    commands = CommandService(ports, Policy(roles=RoleModels("employee_ollama"), retention_s=retention_s))
     queries, metrics = LogQueries(store, clock), Metrics()
     hub = Hub(clock, limits, metrics)
 

@@ -17,7 +17,7 @@ from aura.log.topology import Pools
 from aura.scheduler.feeds import NatsHealthFeed, NatsRenewalsFeed
 from aura.scheduler.service import SchedulerPorts, SchedulerService
 from aura.scheduler.snapshot import FoldedSnapshot
-from tests.support.scheduling import RETENTION_S, model_for
+from tests.support.scheduling import RETENTION_S, ROLES
 
 
 def scheduler_on(connection: Connection, holder: str) -> SchedulerService:
@@ -36,7 +36,7 @@ def scheduler_on(connection: Connection, holder: str) -> SchedulerService:
         clock=clock,
         ids=ids,
     )
-    return SchedulerService(ports, model_for=model_for, retention_s=RETENTION_S, holder=holder)
+    return SchedulerService(ports, roles=ROLES, retention_s=RETENTION_S, holder=holder)
 
 
 async def main(url: str, creds: str, holder: str) -> None:

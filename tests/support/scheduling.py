@@ -12,6 +12,7 @@ from aura.domain import job_commands as c
 from aura.domain import model as m
 from aura.domain.job import evolve
 from aura.domain.job_state import JobStatus
+from aura.domain.roles import RoleModels
 from aura.errors import Refused
 from aura.events import catalogue as e
 from aura.ids import SystemIds
@@ -22,15 +23,10 @@ from aura.scheduler.recall import recall
 from aura.scheduler.rows import Decision, Fate, JobDecision
 from aura.scheduler.snapshot import FoldedSnapshot
 
-ROLES = {"Employee": "alpha", "Validator": "beta"}
+ROLES = RoleModels("alpha", {"Employee": "alpha", "Validator": "beta"})
 RETENTION_S = 3_600.0
 USER = Caller("user:test", "test", "test")
 SCHEDULER = Caller("scheduler:1", "test", "test")
-
-
-def model_for(role: str) -> str:
-    """Configuration's answer in these tests."""
-    return ROLES.get(role, "alpha")
 
 
 class Bench:
@@ -41,7 +37,7 @@ class Bench:
         self.store = MemoryEventStore(self.clock)
         self.jobs = JobHandler(self.store, self.clock, SystemIds())
         self.models = ModelHandler(self.store, self.clock, SystemIds())
-        self.planner = Planner(model_for, RETENTION_S)
+        self.planner = Planner(ROLES, RETENTION_S)
 
     @property
     def now(self) -> float:
@@ -130,7 +126,7 @@ class Bench:
 
     async def restart(self, term: int = 2) -> None:
         """Another process takes over from a snapshot of the log."""
-        self.planner = Planner(model_for, RETENTION_S)
+        self.planner = Planner(ROLES, RETENTION_S)
         self.planner.load(await FoldedSnapshot(self.store).load(), self.now)
         await self.lead(term)
 

@@ -15,6 +15,7 @@ from aura.commands.heads import JobHead
 from aura.commands.service import CommandService, Policy, Ports
 from aura.commands.session_closer import SessionCloser
 from aura.domain import job_commands as c
+from aura.domain.roles import RoleModels
 from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore
 from aura.log.output_memory import memory_content_and_output
@@ -43,7 +44,9 @@ class SessionWorld:
         ports = Ports(
             self.store, self.content, self.output, Silent(), Silent(), ensure_pool, self.clock, self.ids
         )  # fmt: skip
-        self.service = CommandService(ports, Policy(role_models={"Agent": "agents"}, retention_s=0.0))
+        self.service = CommandService(
+            ports, Policy(roles=RoleModels("employee_ollama", {"Agent": "agents"}), retention_s=0.0)
+        )
         self.endpoints = CommandEndpoints(self.service, ensure_pool, self.ids)
 
     async def run(self, session_id: str = SESSION, *, caller: Caller = CALLER, **more: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from aura import config, running
 from aura.config import Settings
+from aura.domain.roles import RoleModels
 from aura.errors import ConfigError
 
 
@@ -94,12 +95,12 @@ def test_the_environment_for_children_makes_the_same_settings() -> None:
 
 
 def test_roles_map_to_models() -> None:
-    plain = config.load(env={})
+    plain = RoleModels.configured(config.load(env={}).role_models)
     roles = ("Employee", "Validator", "Auditor", "Somebody")
     wanted = ["employee_ollama", "validator_service", "auditor_service", "employee_ollama"]
-    assert [plain.model_for_role(role) for role in roles] == wanted
-    mine = config.load(env={"AURA_ROLE_MODELS": "Validator=strict, *=any"})
-    assert [mine.model_for_role(role) for role in roles] == ["employee_ollama", "strict", "auditor_service", "any"]
+    assert [plain.model(role) for role in roles] == wanted
+    mine = RoleModels.configured(config.load(env={"AURA_ROLE_MODELS": "Validator=strict, *=any"}).role_models)
+    assert [mine.model(role) for role in roles] == ["employee_ollama", "strict", "auditor_service", "any"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from aura.clock import Clock
 from aura.domain import policy
 from aura.domain.job_state import JobStatus
+from aura.domain.roles import RoleModels
 from aura.errors import NotFound
 from aura.projections.queries import Queries, Situation
 
@@ -17,15 +17,12 @@ Reason = dict[str, Any]
 
 
 class Explainer:
-    """Implements :data:`aura.gateway.ports.Explain`. ``model_for`` is configuration's answer for a role, ``named`` whether it names it."""
+    """Implements :data:`aura.gateway.ports.Explain`. ``roles`` is configuration's word on who runs which role."""
 
-    def __init__(
-        self, queries: Queries, clock: Clock, model_for: Callable[[str], str], named: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, queries: Queries, clock: Clock, roles: RoleModels) -> None:
         self._queries = queries
         self._clock = clock
-        self._model_for = model_for
-        self._named = named
+        self._roles = roles
 
     async def __call__(self, job_id: str) -> dict[str, Any] | None:
         """``{job_id, status, seq, as_of, reasons: [{code, text, …}]}``; ``as_of`` is the sequence all of it was read at. ``None``
@@ -50,7 +47,7 @@ class Explainer:
         return policy.JobView(
             status=JobStatus(row["status"]),
             role=row["role"],
-            mapped_model=self._model_for(row["role"]),
+            roles=self._roles,
             model=row["assigned_model"],
             not_before=row["not_before"],
             attempt=row["attempt"] or 0,
@@ -59,7 +56,6 @@ class Explainer:
             key_holder=found.key_holder["id"] if found.key_holder is not None else None,
             since=row.get(_SINCE.get(row["status"], "finished_at")),
             seq=row["seq"],
-            named=self._named(row["role"]),
         )
 
 

@@ -59,7 +59,7 @@ class Scheduler(Node):
 
     def boot(self) -> None:
         super().boot()
-        self.planner = Planner(self.world.model_for, RETENTION_S)
+        self.planner = Planner(self.world.roles, RETENTION_S)
         self.elected: tuple[int, int] | None = None
         self.announcing: Append | None = None
         self.zombie_until = 0.0

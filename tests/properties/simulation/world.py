@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from aura.domain.job_commands import AssignJob
+from aura.domain.roles import RoleModels
 from aura.errors import Unavailable, WrongExpectedSequence
 from aura.events.catalogue import JobCreated
 from aura.log.memory import MemoryEventStore
@@ -155,6 +156,7 @@ class World:
         self.kills = 0 if calm else rng.choice((0, 1, 3))
         self.jumps = rng.random() < 0.5
         self.models = tuple(DECLARED)
+        self.roles = RoleModels("nobody", ROLE_MODELS)
         self._clocks: list[NodeClock] = []
         self.store = make_store(self.clock(), switch=self._switch)
         self.events: list[Recorded] = self.store._events
@@ -182,9 +184,6 @@ class World:
 
     def connection(self) -> Network:
         return Network(self)
-
-    def model_for(self, role: str) -> str:
-        return ROLE_MODELS[role]
 
     async def _switch(self, point: str) -> None:
         await pause()

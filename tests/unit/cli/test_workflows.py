@@ -34,7 +34,7 @@ def test_the_setting() -> None:
     for bad in ("a", "a=b", "a=b:", "=b:c", "a b=c:d", "a=b/c:d", "a=b:c;import os"):
         with pytest.raises(ConfigError, match="AURA_WORKFLOWS"):
             load(env={"AURA_WORKFLOWS": bad})
-    assert load(env={}).model_for_role("Agent") == "agents"
+    assert load(env={}).role_models["Agent"] == "agents"
 
 
 def test_a_worker_says_what_it_takes() -> None:

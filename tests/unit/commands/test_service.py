@@ -13,6 +13,7 @@ from aura.commands.endpoints import KEY_HEADER, CommandEndpoints
 from aura.commands.handler import Caller
 from aura.commands.service import CommandService, Policy, Ports
 from aura.domain.job_state import Purge
+from aura.domain.roles import RoleModels
 from aura.errors import Conflict, Fenced, Forbidden, InvalidRequest, KeyReused, NotFound, TooLarge, Unavailable
 from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore
@@ -50,7 +51,7 @@ class World:
         self.ports = Ports(
             self.store, self.content, self.output, self.renewals, self.health, self._pool, self.clock, ids
         )
-        self.policy = Policy(role_models={"Employee": "employee_ollama"}, retention_s=60.0)
+        self.policy = Policy(roles=RoleModels("employee_ollama"), retention_s=60.0)
         self.service = self.fresh()
 
     def fresh(self) -> CommandService:

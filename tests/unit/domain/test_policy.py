@@ -11,9 +11,11 @@ from aura.clock import rfc3339
 from aura.domain import policy
 from aura.domain.job_state import JobStatus
 from aura.domain.policy import DependencyView, JobView, ModelView, explain
+from aura.domain.roles import RoleModels
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-JOB = JobView(JobStatus.QUEUED, "Employee", "alpha")
+ROLES = RoleModels("alpha", {"Employee": "alpha"})
+JOB = JobView(JobStatus.QUEUED, "Employee", ROLES)
 
 
 def pool(**facts: Any) -> ModelView:
@@ -41,11 +43,10 @@ def test_room_and_its_obstacles(facts: dict[str, Any], room: int, obstacle: poli
 
 
 def test_candidates_begin_with_the_mapped_model() -> None:
-    assert policy.candidates("m", ["b", "m", "a"]) == ("m", "a", "b")
-    assert policy.candidates("m", ["b", "a"], named=False) == ("a", "b"), (
-        "what is left of the roles is for nobody else's"
-    )
-    assert policy.candidates("m", [], named=False) == ("m",)
+    roles = RoleModels("m", {"Named": "m"})
+    assert policy.candidates("Named", roles, ["b", "m", "a"]) == ("m", "a", "b")
+    assert policy.candidates("Other", roles, ["b", "a"]) == ("a", "b"), "what is left of the roles is for nobody else's"
+    assert policy.candidates("Other", roles, []) == ("m",)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def codes(job: JobView, models: list[ModelView], deps: dict[str, DependencyView]
 
 
 def queued(**facts: Any) -> JobView:
-    return JobView(JobStatus.QUEUED, "Employee", "alpha", **facts)
+    return JobView(JobStatus.QUEUED, "Employee", ROLES, **facts)
 
 
 def test_a_ready_job_says_so() -> None:
@@ -142,7 +143,7 @@ def test_any_declared_model_with_room_makes_a_job_ready() -> None:
 
 
 def test_an_assigned_job_waits_for_a_claim() -> None:
-    job = JobView(JobStatus.ASSIGNED, "Employee", "alpha", model="alpha")
+    job = JobView(JobStatus.ASSIGNED, "Employee", ROLES, model="alpha")
     assert codes(job, [pool()]) == ["waits_for_claim"]
     assert codes(job, [pool(slots=0)]) == ["waits_for_claim", "model_offline"]
     assert codes(job, [pool(busy=4)]) == ["waits_for_claim", "pool_full"]
@@ -151,7 +152,7 @@ def test_an_assigned_job_waits_for_a_claim() -> None:
 
 def test_every_status_has_an_explanation() -> None:
     for status in JobStatus:
-        found = explain(JobView(status, "Employee", "alpha", attempt=2, worker="w"), {}, {}, NOW)
+        found = explain(JobView(status, "Employee", ROLES, attempt=2, worker="w"), {}, {}, NOW)
         assert found
         assert all(reason["code"] and reason["text"] for reason in found)
 

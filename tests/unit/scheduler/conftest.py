@@ -16,7 +16,7 @@ from aura.log.memory import MemoryEventStore
 from aura.log.store import Recorded
 from aura.scheduler.service import SchedulerPorts, SchedulerService
 from aura.scheduler.snapshot import FoldedSnapshot
-from tests.support.scheduling import RETENTION_S, Bench, model_for
+from tests.support.scheduling import RETENTION_S, ROLES, Bench
 
 
 class LeaseBoard:
@@ -119,7 +119,7 @@ class Cluster:
         }
         service = SchedulerService(
             SchedulerPorts(**{**ports, **changes}),
-            model_for=model_for,
+            roles=ROLES,
             retention_s=RETENTION_S,
             holder=f"s{len(self.services)}",
         )

@@ -11,10 +11,9 @@ from aura.domain import model as m
 from aura.domain.job_state import JobStatus
 from aura.events.catalogue import AssignReason
 from aura.scheduler.agenda import EVENT_LIMIT
-from aura.scheduler.planner import Planner
 from aura.scheduler.rows import Fate, JobDecision, ModelDecision
 from aura.scheduler.snapshot import FoldedSnapshot
-from tests.support.scheduling import RETENTION_S, ROLES, Bench, model_for
+from tests.support.scheduling import Bench
 
 
 @pytest.fixture
@@ -613,7 +612,6 @@ async def test_a_snapshot_holds_what_the_log_says(bench: Bench) -> None:
 
 async def test_a_role_that_a_model_declares_is_not_for_who_gets_what_is_left() -> None:
     bench = Bench()
-    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
     await bench.model("slow", m.RegisterModel(slots=1, roles=("Slow",)))
     await bench.model("alpha", m.RegisterModel(slots=4))
     await bench.lead()
@@ -634,7 +632,6 @@ async def test_a_role_that_a_model_declares_is_not_for_who_gets_what_is_left() -
 
 async def test_an_unclaimed_job_moves_to_the_pool_that_declares_its_role_later() -> None:
     bench = Bench()
-    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
     await bench.lead()
     await bench.submit(1, 2, role="Greeter")
     await bench.submit(3, role="Employee")
@@ -658,7 +655,6 @@ async def test_a_new_leader_takes_back_what_was_given_to_the_wrong_pool() -> Non
     await bench.submit(1, role="Greeter")
     await bench.settled()
     await bench.model("mine", m.RegisterModel(slots=1, roles=("Greeter",)))
-    bench.planner = Planner(model_for, RETENTION_S, named=lambda role: role in ROLES)
     bench.beat("mine", "g")
     await bench.lead(2)
     await bench.settled()
