@@ -33,6 +33,7 @@ from aura.events.subjects import OutputKind
 from aura.ids import IdSource
 from aura.log import sealing
 from aura.log.ports import ContentStore, WriteKey
+from aura.log.sealing import JobCipher
 
 #: Largest body of one output message, sealed. Writers split above it.
 MAX_MESSAGE_BYTES = 512 * 1024
@@ -42,9 +43,11 @@ _MAX_CONFLICTS = 16
 KEPT_KEYS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputMessage:
-    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``); ``keys`` as in the module docstring."""
+    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``); ``keys`` as in the module docstring.
+
+    Not frozen, as that would triple the price of making one, but nobody changes it."""
 
     seq: int
     subject: str
@@ -57,20 +60,20 @@ class OutputMessage:
     @property
     def attempt(self) -> int:
         """The attempt it belongs to."""
-        return int(self.subject.split(".", 5)[4])
+        return subjects.parse_output(self.subject).attempt
 
     @property
     def kind(self) -> OutputKind:
         """``stream``, ``log`` or ``progress``. Raises ``ValueError`` for a subject that is none of output."""
-        last = self.subject.rpartition(".")[2]
-        for kind in subjects.OUTPUT_KINDS:
-            if kind == last:
-                return kind
-        raise ValueError(f"not an output subject: {self.subject!r}")
+        return subjects.parse_output(self.subject).kind
 
     def records(self, data_key: bytes) -> list[dict[str, Any]]:
         """The records, each with its ``i``. Raises ``BrokenSeal``."""
-        opened: list[dict[str, Any]] = orjson.loads(sealing.unseal(data_key, self.subject, self.sealed))
+        return self.opened(JobCipher(data_key))
+
+    def opened(self, cipher: JobCipher) -> list[dict[str, Any]]:
+        """As :meth:`records`, for whoever opens many of one job."""
+        opened: list[dict[str, Any]] = orjson.loads(cipher.unseal(self.subject, self.sealed))
         return opened
 
 
