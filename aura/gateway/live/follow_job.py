@@ -218,21 +218,22 @@ class JobFollower:
             self._pending_bytes += len(told)
             if not self._behind and not self._scheduled:
                 self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._flush)
+                self._gateway.turn.ends_with(self._flush)
 
-    def _flush(self) -> None:
-        """Live: all that is pending, at once."""
+    def _flush(self) -> tuple[int, int]:
+        """Live: all that is pending, at once. How many messages and bytes."""
         self._scheduled = False
-        if not self._pending or self._behind or self._outlet.closed:
-            return
-        if self._outlet.buffered() > self._gateway.limits.outbound_bytes:
+        outlet = self._outlet
+        if not self._pending or self._behind or outlet.closed:
+            return 0, 0
+        if outlet.buffered() > self._gateway.limits.outbound_bytes:
             self._too_slow()
-            return
+            return 0, 0
         pending = self._take()
         data = self._telling.join([told for told, _ in pending])
-        self._outlet.write(data)
+        outlet.write(data)
         self._written = self.position
-        self._gateway.hub.wrote(len(pending), len(data))
+        return len(pending), len(data)
 
     def _take(self) -> list[tuple[bytes, Position]]:
         pending, self._pending, self._pending_bytes = self._pending, [], 0
