@@ -37,6 +37,8 @@ from aura.log.sealing import JobCipher
 
 #: Largest body of one output message, sealed. Writers split above it.
 MAX_MESSAGE_BYTES = 512 * 1024
+#: Of that, what records may take.
+_MOST = MAX_MESSAGE_BYTES - sealing.OVERHEAD - 64
 #: How often an appender may lose against another writer of the same attempt.
 _MAX_CONFLICTS = 16
 #: How many keyed appends an attempt remembers.
@@ -118,10 +120,8 @@ class OutputWriter:
     ) -> None:
         self._backend = backend
         self._ids = ids
-        self._project = project
-        self._job_id = job_id
-        self._attempt = attempt
-        self._data_key = data_key
+        self._cipher = JobCipher(data_key)
+        self._subjects = {kind: subjects.output(project, job_id, attempt, kind) for kind in subjects.OUTPUT_KINDS}
         self._guard = subjects.output_guard(project, job_id, attempt)
         self._expected = 0
         self._keys: tuple[str, ...] = ()
@@ -144,19 +144,29 @@ class OutputWriter:
         Raises ``TooLarge`` when a single record is above the limit, ``WrongExpectedSequence`` when fenced, ``Unavailable``
         (stored or not: call :meth:`resume` before writing again).
         """
-        subject = subjects.output(self._project, self._job_id, self._attempt, kind)
+        body = self._body(records)
+        if records and len(body) <= _MOST:
+            return await self._append(kind, len(records), body, key)
         groups = split(records)
         for group in groups:
-            numbered = [{"i": self.count + offset, **record} for offset, record in enumerate(group)]
-            sealed = sealing.seal(self._data_key, subject, orjson.dumps(numbered), self._ids)
-            keys = self._keys
-            if key is not None and group is groups[-1]:
-                keys = (*keys, f"{key.key}.{key.body}.{self.count + len(group) - 1}")[-KEPT_KEYS:]
-            self._expected = await self._backend.append(
-                subject, self._guard, self._expected, self.count, len(group), sealed, keys
-            )
-            self.count += len(group)
-            self._keys = keys
+            await self._append(kind, len(group), self._body(group), key if group is groups[-1] else None)
+        return self.count
+
+    def _body(self, records: Sequence[dict[str, Any]]) -> bytes:
+        return orjson.dumps([{"i": i, **record} for i, record in enumerate(records, self.count)])
+
+    async def _append(self, kind: OutputKind, count: int, body: bytes, key: WriteKey | None) -> int:
+        """Store one message; the new count."""
+        subject = self._subjects[kind]
+        sealed = self._cipher.seal(subject, body, self._ids)
+        keys = self._keys
+        if key is not None:
+            keys = (*keys, f"{key.key}.{key.body}.{self.count + count - 1}")[-KEPT_KEYS:]
+        self._expected = await self._backend.append(
+            subject, self._guard, self._expected, self.count, count, sealed, keys
+        )
+        self.count += count
+        self._keys = keys
         return self.count
 
 
@@ -255,7 +265,7 @@ def answered(keys: Sequence[str], key: WriteKey) -> int | None:
 
 def split(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Consecutive groups that fit in one message each. Raises ``TooLarge`` for a record that fits in none."""
-    limit = MAX_MESSAGE_BYTES - sealing.OVERHEAD - 64
+    limit = _MOST
     groups: list[list[dict[str, Any]]] = []
     size = limit
     for record in records:

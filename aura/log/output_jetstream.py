@@ -39,7 +39,7 @@ _AS_WRITTEN = re.compile(
 
 def decode(headers: bytes, body: bytes) -> OutputMessage:
     """A stored or republished message. Raises ``ValueError`` for one without our headers."""
-    usual = _AS_WRITTEN.match(headers, max(headers.rfind(_FIRST), 0))
+    usual = _AS_WRITTEN.match(headers, max(headers.rfind(_FIRST), 0)) if _KEYS not in headers else None
     if usual is None:
         return _decode_any(headers, body)
     first, count, subject, seq, stamp = usual.groups()

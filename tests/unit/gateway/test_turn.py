@@ -17,7 +17,7 @@ async def test_one_count_for_all_that_a_turn_writes() -> None:
         return number, 10 * number
 
     for number in (1, 2, 0):
-        turn.ends_with(lambda number=number: flush(number))  # type: ignore[misc]
+        turn.ends_with(lambda number=number: flush(number))
     assert not order, "not before the turn ends"
     await asyncio.sleep(0)
     assert (order, counted) == ([1, 2, 0], [(3, 30)])
