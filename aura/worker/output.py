@@ -5,7 +5,7 @@
     write → pending ──nothing in flight, and ``PACE_S`` since the last one left──▶ one message per run of the same kind ──stored──▶ …
               └ more than MAX_PENDING bytes: write waits (back-pressure)          flush: at once
 
-So a lone chunk leaves at once, a stream of tokens is a hundred messages a second and not as many as it has tokens, and the slower the log
+So a lone chunk leaves at once, a stream is two hundred messages a second at most and not as many as it has tokens, and the slower the log
 is the more of them travel together.
 
 Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
@@ -31,8 +31,9 @@ from aura.worker.context import MAX_CHUNK
 
 log = structlog.get_logger("aura.worker")
 
-#: Between two messages of one attempt: what a message costs the log, the gateway and every watcher is worth so much waiting.
-PACE_S = 0.01
+#: Between two messages of one attempt: what a message costs the log, the gateway and every watcher is worth so much waiting. Less than a
+#: shared flush takes, so that attempts which shared one are ready for the next together, instead of one pace after it.
+PACE_S = 0.005
 #: Characters that may wait to be stored.
 MAX_PENDING = 1024 * 1024
 #: What a record or a piece of text takes besides its characters, about.
