@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from aura.errors import InvalidRequest
@@ -167,9 +168,9 @@ def output(project: int, job_id: str, attempt: int, kind: OutputKind) -> str:
     return f"aura.output.{project}.{job_id}.{attempt}.{kind}"
 
 
-def output_append(project: int, job_id: str, attempt: int, kind: OutputKind) -> str:
-    """Where output is published: ``append.output.…``, stored and republished as :func:`output`."""
-    return f"append.output.{project}.{job_id}.{attempt}.{kind}"
+def output_append(committed: str) -> str:
+    """Where output is published, ``append.output.…``, that is stored and republished as :func:`output`."""
+    return APPEND_PREFIX + committed.removeprefix("aura.")
 
 
 def output_guard(project: int, job_id: str, attempt: int) -> str:
@@ -187,8 +188,9 @@ class OutputSubject:
     kind: OutputKind
 
 
+@lru_cache(maxsize=4096)
 def parse_output(subject: str) -> OutputSubject:
-    """Inverse of :func:`output`. Raises ``ValueError``."""
+    """Inverse of :func:`output`. Raises ``ValueError``. What an attempt says comes in thousands of messages of one subject."""
     tokens = subject.split(".")
     if len(tokens) != 6 or tokens[:2] != ["aura", "output"]:
         raise ValueError(f"not an output subject: {subject!r}")

@@ -18,6 +18,7 @@ from aura.gateway.live.admission import Admission
 from aura.gateway.live.hub import Hub
 from aura.gateway.live.relay_studio import StudioRelay
 from aura.gateway.live.taps import OutputTaps
+from aura.gateway.live.turn import Turn
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import Check, Commands, Explain, HealthFeed, NextJob, OutputReader, Queries
 from aura.ids import IdSource
@@ -86,5 +87,6 @@ class Gateway:
         self.waiting = Gate("waiting workers", ctx.limits.waiting)
         self.pages = LogPages(ctx.store, page_events=ctx.limits.page_events, keep=ctx.limits.pages)
         self.taps = OutputTaps(ctx.output, ctx.hub)
+        self.turn = Turn(ctx.hub.wrote)
         self.studio = StudioRelay(ctx.hub, self.taps, ctx.store)
         self.admission = Admission(ctx.clock, ctx.limits, ctx.metrics)

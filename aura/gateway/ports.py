@@ -117,10 +117,10 @@ class Queries(Protocol):
         """Whether the read models have ``min_seq`` within the time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputMessage:
     """One decrypted message of output. ``seq`` is its sequence in ``AURA_OUTPUT`` (the cursor); records carry ``i``
-    and ``ts``."""
+    and ``ts``. Not frozen, as that would triple the price of making one, but nobody changes it."""
 
     seq: int
     attempt: int

@@ -50,10 +50,10 @@ _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
     """One message to store. ``subject`` is where it is published, ``stored_subject`` where it ends up; ``guard`` matches
-    stored subjects."""
+    stored subjects. Not frozen, as that would triple the price of making one, but nobody changes it."""
 
     subject: str
     stored_subject: str

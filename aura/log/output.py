@@ -33,18 +33,23 @@ from aura.events.subjects import OutputKind
 from aura.ids import IdSource
 from aura.log import sealing
 from aura.log.ports import ContentStore, WriteKey
+from aura.log.sealing import JobCipher
 
 #: Largest body of one output message, sealed. Writers split above it.
 MAX_MESSAGE_BYTES = 512 * 1024
+#: Of that, what records may take.
+_MOST = MAX_MESSAGE_BYTES - sealing.OVERHEAD - 64
 #: How often an appender may lose against another writer of the same attempt.
 _MAX_CONFLICTS = 16
 #: How many keyed appends an attempt remembers.
 KEPT_KEYS = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputMessage:
-    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``); ``keys`` as in the module docstring."""
+    """One stored message. ``seq`` is the cursor (sequence of ``AURA_OUTPUT``); ``keys`` as in the module docstring.
+
+    Not frozen, as that would triple the price of making one, but nobody changes it."""
 
     seq: int
     subject: str
@@ -57,20 +62,20 @@ class OutputMessage:
     @property
     def attempt(self) -> int:
         """The attempt it belongs to."""
-        return int(self.subject.split(".", 5)[4])
+        return subjects.parse_output(self.subject).attempt
 
     @property
     def kind(self) -> OutputKind:
         """``stream``, ``log`` or ``progress``. Raises ``ValueError`` for a subject that is none of output."""
-        last = self.subject.rpartition(".")[2]
-        for kind in subjects.OUTPUT_KINDS:
-            if kind == last:
-                return kind
-        raise ValueError(f"not an output subject: {self.subject!r}")
+        return subjects.parse_output(self.subject).kind
 
     def records(self, data_key: bytes) -> list[dict[str, Any]]:
         """The records, each with its ``i``. Raises ``BrokenSeal``."""
-        opened: list[dict[str, Any]] = orjson.loads(sealing.unseal(data_key, self.subject, self.sealed))
+        return self.opened(JobCipher(data_key))
+
+    def opened(self, cipher: JobCipher) -> list[dict[str, Any]]:
+        """As :meth:`records`, for whoever opens many of one job."""
+        opened: list[dict[str, Any]] = orjson.loads(cipher.unseal(self.subject, self.sealed))
         return opened
 
 
@@ -115,10 +120,8 @@ class OutputWriter:
     ) -> None:
         self._backend = backend
         self._ids = ids
-        self._project = project
-        self._job_id = job_id
-        self._attempt = attempt
-        self._data_key = data_key
+        self._cipher = JobCipher(data_key)
+        self._subjects = {kind: subjects.output(project, job_id, attempt, kind) for kind in subjects.OUTPUT_KINDS}
         self._guard = subjects.output_guard(project, job_id, attempt)
         self._expected = 0
         self._keys: tuple[str, ...] = ()
@@ -141,19 +144,29 @@ class OutputWriter:
         Raises ``TooLarge`` when a single record is above the limit, ``WrongExpectedSequence`` when fenced, ``Unavailable``
         (stored or not: call :meth:`resume` before writing again).
         """
-        subject = subjects.output(self._project, self._job_id, self._attempt, kind)
+        body = self._body(records)
+        if records and len(body) <= _MOST:
+            return await self._append(kind, len(records), body, key)
         groups = split(records)
         for group in groups:
-            numbered = [{"i": self.count + offset, **record} for offset, record in enumerate(group)]
-            sealed = sealing.seal(self._data_key, subject, orjson.dumps(numbered), self._ids)
-            keys = self._keys
-            if key is not None and group is groups[-1]:
-                keys = (*keys, f"{key.key}.{key.body}.{self.count + len(group) - 1}")[-KEPT_KEYS:]
-            self._expected = await self._backend.append(
-                subject, self._guard, self._expected, self.count, len(group), sealed, keys
-            )
-            self.count += len(group)
-            self._keys = keys
+            await self._append(kind, len(group), self._body(group), key if group is groups[-1] else None)
+        return self.count
+
+    def _body(self, records: Sequence[dict[str, Any]]) -> bytes:
+        return orjson.dumps([{"i": i, **record} for i, record in enumerate(records, self.count)])
+
+    async def _append(self, kind: OutputKind, count: int, body: bytes, key: WriteKey | None) -> int:
+        """Store one message; the new count."""
+        subject = self._subjects[kind]
+        sealed = self._cipher.seal(subject, body, self._ids)
+        keys = self._keys
+        if key is not None:
+            keys = (*keys, f"{key.key}.{key.body}.{self.count + count - 1}")[-KEPT_KEYS:]
+        self._expected = await self._backend.append(
+            subject, self._guard, self._expected, self.count, count, sealed, keys
+        )
+        self.count += count
+        self._keys = keys
         return self.count
 
 
@@ -252,7 +265,7 @@ def answered(keys: Sequence[str], key: WriteKey) -> int | None:
 
 def split(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Consecutive groups that fit in one message each. Raises ``TooLarge`` for a record that fits in none."""
-    limit = MAX_MESSAGE_BYTES - sealing.OVERHEAD - 64
+    limit = _MOST
     groups: list[list[dict[str, Any]]] = []
     size = limit
     for record in records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import orjson
@@ -23,12 +24,30 @@ from aura.log.reader import StreamReader
 STREAM = "AURA_OUTPUT"
 _PAGE_BYTES = 4 * 1024 * 1024
 FIRST, COUNT, KEYS = "Aura-First", "Aura-Count", "Aura-Keys"
+_FIRST = f"\r\n{FIRST}: ".encode()
 _KEYS = f"\r\n{KEYS}: ".encode()
 _FROM_OUTPUT = b"\r\nNats-Stream: AURA_OUTPUT\r\n"
 
 
+#: The end of a header block as :meth:`JetStreamOutputBackend.append` and then the server write it, to the last byte.
+_AS_WRITTEN = re.compile(
+    rb"\r\nAura-First: (\d+)\r\nAura-Count: (\d+)\r\n"
+    rb"Nats-Stream: AURA_OUTPUT\r\nNats-Subject: ([^\r]+)\r\nNats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]+)\r\n"
+    rb"(?:Nats-(?:Last-Sequence|Num-Pending): \d+\r\n)*\r\n\Z"
+)
+
+
 def decode(headers: bytes, body: bytes) -> OutputMessage:
     """A stored or republished message. Raises ``ValueError`` for one without our headers."""
+    usual = _AS_WRITTEN.match(headers, max(headers.rfind(_FIRST), 0)) if _KEYS not in headers else None
+    if usual is None:
+        return _decode_any(headers, body)
+    first, count, subject, seq, stamp = usual.groups()
+    return OutputMessage(int(seq), subject.decode(), wire.stored_ns(stamp), int(first), int(count), body)
+
+
+def _decode_any(headers: bytes, body: bytes) -> OutputMessage:
+    """With keys, or with headers in another order: the last of a name counts, which is the server's."""
     found = wire.recorded(headers, body)
     first, count = int(wire.header(headers, FIRST) or -1), int(wire.header(headers, COUNT) or 0)
     if first < 0:
@@ -65,8 +84,7 @@ class JetStreamOutputBackend:
         numbers = [(FIRST, str(first)), (COUNT, str(count))]
         if keys:
             numbers.append((KEYS, " ".join(keys)))
-        where = subjects.parse_output(subject)
-        published = subjects.output_append(where.project, where.job_id, where.attempt, where.kind)
+        published = subjects.output_append(subject)
         write = Write(published, subject, guard, expected_seq, self._ids.uuid7(), sealed, tuple(numbers))
         return await self._group.submit(write)
 

@@ -42,18 +42,35 @@ class BrokenSeal(AuraError):
     code = "broken_seal"
 
 
+class JobCipher:
+    """One job's data key, set up once for whoever seals or opens many messages of that job."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, data_key: bytes) -> None:
+        self._cipher = AESGCM(data_key)
+
+    def seal(self, subject: str, plaintext: bytes, ids: IdSource) -> bytes:
+        """Encrypt for storing under ``subject``."""
+        nonce = ids.random_bytes(_NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, plaintext, subject.encode())
+
+    def unseal(self, subject: str, sealed: bytes) -> bytes:
+        """Inverse of :meth:`seal`. Raises ``BrokenSeal``."""
+        try:
+            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], subject.encode())
+        except (InvalidTag, ValueError) as error:
+            raise BrokenSeal("stored content does not open under its key") from error
+
+
 def seal(key: bytes, subject: str, plaintext: bytes, ids: IdSource) -> bytes:
-    """Encrypt for storing under ``subject``."""
-    nonce = ids.random_bytes(_NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, plaintext, subject.encode())
+    """Encrypt one message for storing under ``subject``."""
+    return JobCipher(key).seal(subject, plaintext, ids)
 
 
 def unseal(key: bytes, subject: str, sealed: bytes) -> bytes:
     """Inverse of :func:`seal`. Raises ``BrokenSeal``."""
-    try:
-        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], subject.encode())
-    except (InvalidTag, ValueError) as error:
-        raise BrokenSeal("stored content does not open under its key") from error
+    return JobCipher(key).unseal(subject, sealed)
 
 
 def digest(salt: bytes, plaintext: bytes) -> str:

@@ -32,13 +32,11 @@ def check_subject(subject: str) -> None:
 
 def header_block(pairs: Iterable[tuple[str, str]]) -> bytes:
     """A raw NATS header block (``NATS/1.0`` line, headers, blank line). Raises ``InvalidRequest`` for control characters."""
-    lines = ["NATS/1.0\r\n"]
-    for name, value in pairs:
-        if not value.isprintable():
-            raise InvalidRequest(f"header {name} has characters that are not allowed")
-        lines.append(f"{name}: {value}\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode()
+    lines = [f"{name}: {value}" for name, value in pairs]
+    if not "".join(lines).isprintable():
+        name = next(line for line in lines if not line.isprintable()).partition(":")[0]
+        raise InvalidRequest(f"header {name} has characters that are not allowed")
+    return "\r\n".join(("NATS/1.0", *lines, "\r\n")).encode()
 
 
 def command(subject: str, reply: str, headers: bytes, body: bytes) -> bytes:

@@ -167,6 +167,15 @@ class Attempt:
 
     # ------------------------------------------------------------ called by the context
 
+    def join(self, text: str, final: bool) -> bool:
+        """Add to text that waits anyway, if there is any: nearly all of a stream of tokens."""
+        return (
+            self._output is not None
+            and self.phase is Phase.RUNNING
+            and self.interrupted in (None, Interruption.DRAINED)
+            and self._output.join(text, final)
+        )
+
     async def write(self, kind: OutputKind, record: dict[str, Any]) -> None:
         """One output record; silently nothing once the attempt is no longer ours."""
         if self.phase is not Phase.RUNNING or self.interrupted not in (None, Interruption.DRAINED):

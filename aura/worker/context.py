@@ -85,6 +85,8 @@ class JobContext:
     async def stream(self, text: str, *, final: bool = False) -> None:
         """Add ``text`` to the job's output. Returns at once unless the output is far behind (back-pressure)."""
         text = _sound(text)
+        if self._attempt.join(text, final):
+            return
         for start in range(0, len(text) or 1, MAX_CHUNK):
             piece = text[start : start + MAX_CHUNK]
             last = start + MAX_CHUNK >= len(text)

@@ -43,6 +43,9 @@ class Output(Protocol):
     async def write(self, kind: OutputKind, record: dict[str, Any]) -> None:
         """Accept one record; waits only while too much is unwritten. Raises ``Fenced`` when another attempt took over."""
 
+    def join(self, text: str, final: bool) -> bool:
+        """Add ``text`` to a record of the stream that waits to be stored, which costs least. ``False``: it has to be written."""
+
     async def flush(self) -> None:
         """Return when everything accepted is stored, however long that takes. Raises ``Fenced``."""
 

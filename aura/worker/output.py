@@ -5,7 +5,7 @@
     write → pending ──nothing in flight, and ``PACE_S`` since the last one left──▶ one message per run of the same kind ──stored──▶ …
               └ more than MAX_PENDING bytes: write waits (back-pressure)          flush: at once
 
-So a lone chunk leaves at once, a stream of tokens is a hundred messages a second and not as many as it has tokens, and the slower the log
+So a lone chunk leaves at once, a stream is two hundred messages a second at most and not as many as it has tokens, and the slower the log
 is the more of them travel together.
 
 Invariants: records keep the order of the calls and are stored once. When an acknowledgement is lost, the log is asked how many
@@ -31,14 +31,40 @@ from aura.worker.context import MAX_CHUNK
 
 log = structlog.get_logger("aura.worker")
 
-#: Between two messages of one attempt: what a message costs the log, the gateway and every watcher is worth so much waiting.
-PACE_S = 0.01
+#: Between two messages of one attempt: what a message costs the log, the gateway and every watcher is worth so much waiting. Less than a
+#: shared flush takes, so that attempts which shared one are ready for the next together, instead of one pace after it.
+PACE_S = 0.005
 #: Characters that may wait to be stored.
 MAX_PENDING = 1024 * 1024
+#: What a record or a piece of text takes besides its characters, about.
+_EACH = 64
 #: Most records in one write; the writer splits further by bytes.
 MAX_RECORDS = 1_000
 
 Record = dict[str, Any]
+
+
+class _Text:
+    """The record of text that waits last, to which more may be added. What was added becomes one string when nothing more can be."""
+
+    __slots__ = ("_parts", "_record", "_room")
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._parts: list[str] = [record["chunk"]]
+        self._room = MAX_CHUNK - len(record["chunk"])
+
+    def add(self, text: str, final: bool) -> bool:
+        """Whether there was room for it."""
+        if self._record["final"] or len(text) > self._room:
+            return False
+        self._parts.append(text)
+        self._room -= len(text)
+        self._record["final"] = final
+        return True
+
+    def close(self) -> None:
+        self._record["chunk"] = "".join(self._parts)
 
 
 class CollectedOutput:
@@ -54,6 +80,8 @@ class CollectedOutput:
         self._left_s = -pace_s
         self._hurry = asyncio.Event()
         self._pending: list[tuple[OutputKind, Record]] = []
+        self._text: _Text | None = None
+        """The last one pending, while text may be added to it. Somebody is about to store it."""
         self._size = 0
         self._accepted = 0
         self._pump: asyncio.Task[None] | None = None
@@ -74,26 +102,33 @@ class CollectedOutput:
         if self._discarded:
             return
         text = record.get("chunk") or record.get("line") or ""
-        if not (kind == "stream" and self._joined(record)):
-            self._pending.append((kind, {"ts": rfc3339(self._clock.now()), **record}))
-            self._accepted += 1
-        self._size += len(text) + 64
+        if not (kind == "stream" and self._text is not None and self._text.add(text, record["final"])):
+            self._append(kind, {"ts": rfc3339(self._clock.now()), **record})
+        self._size += len(text) + _EACH
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._run())
         if self._size > MAX_PENDING:
             self._room.clear()
             await self._room.wait()
 
-    def _joined(self, record: Record) -> bool:
-        """Whether the text could be added to the record that is already waiting."""
-        if not self._pending:
+    def _append(self, kind: OutputKind, record: Record) -> None:
+        self._close_text()
+        self._pending.append((kind, record))
+        self._accepted += 1
+        if kind == "stream":
+            self._text = _Text(record)
+
+    def join(self, text: str, final: bool) -> bool:
+        """Add ``text`` to the record that waits. ``False``: none does, or there is no room, so :meth:`write` it."""
+        if self._text is None or self._size > MAX_PENDING or not self._text.add(text, final):
             return False
-        kind, last = self._pending[-1]
-        if kind != "stream" or last["final"] or len(last["chunk"]) + len(record["chunk"]) > MAX_CHUNK:
-            return False
-        last["chunk"] += record["chunk"]
-        last["final"] = record["final"]
+        self._size += len(text) + _EACH
         return True
+
+    def _close_text(self) -> None:
+        text, self._text = self._text, None
+        if text is not None:
+            text.close()
 
     async def flush(self) -> None:
         """Return when everything accepted is stored. Raises ``Fenced``, or what made the output impossible."""
@@ -109,6 +144,7 @@ class CollectedOutput:
     def discard(self) -> None:
         """Write nothing more."""
         self._discarded = True
+        self._text = None
         self._pending.clear()
         self._room.set()
         if self._pump is not None:
@@ -118,6 +154,7 @@ class CollectedOutput:
         try:
             while self._pending:
                 await self._paced()
+                self._close_text()
                 taken, self._pending, self._size = self._pending, [], 0
                 self._room.set()
                 await self._store(taken)
@@ -126,6 +163,7 @@ class CollectedOutput:
         except AuraError as error:
             self._over = error
         finally:
+            self._text = None
             self._room.set()
 
     async def _paced(self) -> None:

@@ -1,7 +1,7 @@
 """Tokens from worker to browser: 100 jobs stream 200 chunks a second each, every job is watched by 2 clients on ``/ws/job/{id}``.
 
 A real ``aura up`` and one worker process; a chunk carries the moment at which the handler wrote it. The SDK seals and stores what a
-handler writes, and collects what comes until that is acknowledged, 10 ms at least; nats-server flushes and republishes, the gateway
+handler writes, and collects what comes until that is acknowledged, 5 ms at least; nats-server flushes and republishes, the gateway
 opens it and writes frames: all of that is in the latency. The gateway has the first core and the clients the second; everything else
 shares both. Baseline: ``fanout/bare_tokens.py``, the same chunks over JetStream with nothing else, on both cores.
 """

@@ -45,6 +45,9 @@ class MemoryOutput:
     def count(self) -> int:
         return len(self.records)
 
+    def join(self, text: str, final: bool) -> bool:
+        return False
+
     async def write(self, kind: OutputKind, record: dict[str, Any]) -> None:
         assert not self.closed, "written after discard"
         self.records.append((kind, record))

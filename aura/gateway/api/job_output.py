@@ -24,7 +24,7 @@ from aura.gateway.ports import Jobs, OutputMessage, OutputSink, Stop
 from aura.log.output import OutputMessage as StoredMessage
 from aura.log.output import OutputPage
 from aura.log.ports import ContentStore
-from aura.log.sealing import BrokenSeal
+from aura.log.sealing import BrokenSeal, JobCipher
 
 log = structlog.get_logger("aura.gateway")
 
@@ -105,7 +105,8 @@ class JobOutput:
         while data_key is not None and groups:
             async with self._reading:
                 page, groups = await self._page(project, job_id, groups, after, kinds)
-            yield [opened for stored in page.messages if (opened := _open(stored, data_key)) is not None]
+            cipher = JobCipher(data_key)
+            yield [opened for stored in page.messages if (opened := _open(stored, cipher)) is not None]
             if not page.more or not page.messages:
                 return
             after = page.messages[-1].seq
@@ -135,9 +136,10 @@ class JobOutput:
         data_key = await self._content.data_key(project, job_id)
         if data_key is None:
             return _nothing
+        cipher = JobCipher(data_key)
 
         def receive(stored: StoredMessage) -> None:
-            opened = _open(stored, data_key)
+            opened = _open(stored, cipher)
             if opened is not None:
                 sink(job_id, project, opened)
 
@@ -172,7 +174,7 @@ class JobOutput:
                 log.warning("output.record_lost", error=type(error).__name__)
                 continue
             if data_key is not None and head.state.attempt >= where.attempt:
-                opened = _open(stored, data_key)
+                opened = _open(stored, JobCipher(data_key))
                 if opened is not None:
                     sink(where.job_id, where.project, opened)
 
@@ -191,15 +193,16 @@ def _within_budget(messages: Sequence[StoredMessage]) -> list[StoredMessage]:
     return list(messages[:_PAGE])
 
 
-def _open(stored: StoredMessage, data_key: bytes) -> OutputMessage | None:
+def _open(stored: StoredMessage, cipher: JobCipher) -> OutputMessage | None:
     try:
-        records = stored.records(data_key)
+        records = stored.opened(cipher)
         if not isinstance(records, list) or not records:
             raise ValueError("no list of records")
         for at, record in enumerate(records, stored.first):
             if not isinstance(record, dict) or record.get("i") != at:
                 raise ValueError("records that are not numbered as the message says")
-        return OutputMessage(stored.seq, stored.attempt, stored.kind, records, stored.stored_at_ns)
+        where = subjects.parse_output(stored.subject)
+        return OutputMessage(stored.seq, where.attempt, where.kind, records, stored.stored_at_ns)
     except (BrokenSeal, ValueError) as error:
         log.warning("output.unreadable", subject=stored.subject, seq=stored.seq, error=type(error).__name__)
         return None

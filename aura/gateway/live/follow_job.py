@@ -4,7 +4,8 @@
 Both kinds of live input are subscribed before history is read, so nothing falls in between: events after the head at
 that moment come from the hub, output is read from storage until a read finds nothing that came meanwhile. What is
 pushed live and lost shows by its ``i``, or when the tap compares with storage, and is read. Memory per client is
-bounded: while it catches up, live output is only a hint to read on, and what was read is written in ``steps``.
+bounded: while it catches up, live output is held (up to :data:`_HELD_BYTES`; beyond that it is only a hint to read on), and what was
+read is written in ``steps``. Without holding, a job that says something more often than a read takes would be read for ever.
 
 A cursor that cannot be honoured (of another log, or beyond an end) is a reset, and everything is told from the start: one job's
 feed is short, so nothing needs to be skipped. The feed does not end with the job: a closed job may be retried.
@@ -35,6 +36,8 @@ from aura.gateway.live.taps import OutputFrame, shown
 log = structlog.get_logger("aura.gateway")
 #: Pause before storage is asked again after it did not answer.
 _AGAIN_S = 0.5
+#: Live output that is kept for a client while it catches up, bytes.
+_HELD_BYTES = 64 * 1024
 
 
 class _Left(Exception):
@@ -73,6 +76,9 @@ class JobFollower:
         self._history: deque[Frame] = deque()
         self._early: list[Frame] | None = []
         """Live events that came while history was read."""
+        self._held: list[Message[OutputFrame]] = []
+        """Live output that came while storage was read, in order."""
+        self._held_bytes = 0
         self._wake = asyncio.Event()
         self._pending: list[tuple[bytes, Position]] = []
         self._pending_bytes = 0
@@ -134,11 +140,12 @@ class JobFollower:
             await self._room()
 
     async def _catch_up(self) -> None:
-        """Until nothing is left to read, and what was read has left."""
+        """Until nothing is left to read, and what was read and held has left."""
         self._behind = True
-        while self._feed.wants_read or self._pending:
+        while self._feed.wants_read or self._pending or self._held:
             while self._feed.wants_read and not self._outlet.closed:
                 await self._read()
+            self._tell_held()
             await self._drained()
         if self._outlet.closed:
             raise _Left
@@ -163,6 +170,19 @@ class JobFollower:
             return
         self._show(self._feed.end_read())
 
+    def _hold(self, message: Message[OutputFrame]) -> None:
+        self._held_bytes += sum(len(frame.note.ws) for frame in message.frames)
+        if self._held_bytes <= _HELD_BYTES:
+            self._held.append(message)
+        else:
+            self._held, self._held_bytes = [], 0
+            self._feed.missed()
+
+    def _tell_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        for message in held:
+            self._show(self._feed.live(message))
+
     def _on_event(self, frame: Frame) -> None:
         if self._early is not None:
             (self._history if self._telling.by_time else self._early).append(frame)
@@ -172,7 +192,7 @@ class JobFollower:
 
     def _on_output(self, message: Message[OutputFrame]) -> None:
         if self._behind:
-            self._feed.missed()
+            self._hold(message)
             return
         try:
             self._show(self._feed.live(message))
@@ -218,21 +238,22 @@ class JobFollower:
             self._pending_bytes += len(told)
             if not self._behind and not self._scheduled:
                 self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._flush)
+                self._gateway.turn.ends_with(self._flush)
 
-    def _flush(self) -> None:
-        """Live: all that is pending, at once."""
+    def _flush(self) -> tuple[int, int]:
+        """Live: all that is pending, at once. How many messages and bytes."""
         self._scheduled = False
-        if not self._pending or self._behind or self._outlet.closed:
-            return
-        if self._outlet.buffered() > self._gateway.limits.outbound_bytes:
+        outlet = self._outlet
+        if not self._pending or self._behind or outlet.closed:
+            return 0, 0
+        if outlet.buffered() > self._gateway.limits.outbound_bytes:
             self._too_slow()
-            return
+            return 0, 0
         pending = self._take()
         data = self._telling.join([told for told, _ in pending])
-        self._outlet.write(data)
+        outlet.write(data)
         self._written = self.position
-        self._gateway.hub.wrote(len(pending), len(data))
+        return len(pending), len(data)
 
     def _take(self) -> list[tuple[bytes, Position]]:
         pending, self._pending, self._pending_bytes = self._pending, [], 0

@@ -24,21 +24,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 F = TypeVar("F")
 F_co = TypeVar("F_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Message(Generic[F_co]):
-    """One message of output: ``cursor`` is its sequence in ``AURA_OUTPUT``, ``first`` the ``i`` of its first record."""
+class Message(NamedTuple, Generic[F_co]):
+    """One message of output: ``cursor`` is its sequence in ``AURA_OUTPUT``, ``first`` the ``i`` of its first record, ``frames`` what is
+    written for each record."""
 
     cursor: int
     attempt: int
     first: int
     frames: Sequence[F_co]
-    """What is written for each record."""
 
 
 @dataclass(slots=True)
@@ -87,19 +86,20 @@ class JobFeed(Generic[F]):
             self.wants_read = True
         return out
 
-    def live(self, message: Message[F]) -> list[F]:
+    def live(self, message: Message[F]) -> Sequence[F]:
         """A pushed message. While a read is under way or due it only says that there is more to read."""
         if self._reading or self.wants_read:
             self.wants_read = True
-            return []
+            return ()
         if message.attempt not in self._claimed:
             self._skip(message)
-            return []
+            return ()
         expected = self._next_i.get(message.attempt, 0)
         if message.first > expected:
             self.wants_read = True
-            return []
-        return [*self._take(message, expected), *self._release()]
+            return ()
+        taken = self._take(message, expected)
+        return [*taken, *self._release()] if self._queue else taken
 
     def missed(self) -> None:
         """Storage has something that was not pushed: there is more to read."""
@@ -151,11 +151,16 @@ class JobFeed(Generic[F]):
         older = self._skipped_from
         self._skipped_from = message.cursor if older is None else min(older, message.cursor)
 
-    def _take(self, message: Message[F], expected: int) -> list[F]:
-        end = message.first + len(message.frames)
-        self.position = max(self.position, message.cursor)
-        self._next_i[message.attempt] = max(expected, end)
-        return list(message.frames[expected - message.first :]) if expected < end else []
+    def _take(self, message: Message[F], expected: int) -> Sequence[F]:
+        cursor, attempt, first, frames = message
+        if cursor > self.position:
+            self.position = cursor
+        end = first + len(frames)
+        if end <= expected:
+            self._next_i[attempt] = expected
+            return ()
+        self._next_i[attempt] = end
+        return frames if expected == first else frames[expected - first :]
 
     def _release(self) -> list[F]:
         out: list[F] = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import NoneType
 from typing import Any
 
@@ -44,16 +45,17 @@ class OutputFrame:
 
     __slots__ = ("cursor", "i", "note", "subject", "ts")
 
-    def __init__(self, cursor: int, i: int, flat: dict[str, Any], subject: str) -> None:
+    def __init__(self, cursor: int, i: int, ts: str, subject: str, text: bytes) -> None:
         self.cursor = cursor
         self.i = i
+        self.ts = ts
         self.subject = subject
-        self.ts: str = flat.get("ts", "")
-        self.note = Note(orjson.dumps(flat))
+        self.note = Note(text)
 
 
 #: What a record may say, by kind, and of which JSON type: nothing else that a worker writes is shown.
-_SAYS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+Says = Mapping[str, tuple[type, ...]]
+_SAYS: Mapping[str, Says] = {
     "stream": {"i": (int,), "ts": (str,), "chunk": (str,), "final": (bool,)},
     "log": {"i": (int,), "ts": (str,), "level": (str,), "line": (str,)},
     "progress": {
@@ -70,10 +72,9 @@ _SAYS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 def flat_record(job_id: str, project: int, message: OutputMessage, record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as clients see it: flat JSON with ``type``, ids, ``attempt``, ``i`` and the ``cursor`` to resume
     from. Whose record it is comes from where it is stored, never from what it says."""
-    says = _SAYS[message.kind]
     return {
         "type": f"job.{message.kind}",
-        **{name: record[name] for name, kinds in says.items() if isinstance(record.get(name, _NOTHING), kinds)},
+        **_said(_SAYS[message.kind], record),
         "job_id": job_id,
         "project_id": project,
         "attempt": message.attempt,
@@ -81,15 +82,49 @@ def flat_record(job_id: str, project: int, message: OutputMessage, record: Mappi
     }
 
 
+def _said(says: Says, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What of a record may be shown: mostly the record itself."""
+    for name, value in record.items():
+        if not isinstance(value, says.get(name, ())):
+            return {name: record[name] for name, kinds in says.items() if isinstance(record.get(name, _NOTHING), kinds)}
+    return record
+
+
+class _Envelope:
+    """What the records of one kind and attempt have in common as clients see them. :meth:`text` is :func:`flat_record` as JSON, without
+    writing the same ids anew for each record."""
+
+    __slots__ = ("_head", "_says", "_tail", "subject")
+
+    def __init__(self, job_id: str, project: int, attempt: int, kind: OutputKind) -> None:
+        self.subject = subjects.output(project, job_id, attempt, kind)
+        self._says = _SAYS[kind]
+        self._head = orjson.dumps({"type": f"job.{kind}"})[:-1]
+        whose = orjson.dumps({"job_id": job_id, "project_id": project, "attempt": attempt})
+        self._tail = b',%b,"cursor":' % whose[1:-1]
+
+    def text(self, cursor: int, record: Mapping[str, Any]) -> bytes:
+        """One line of JSON."""
+        said = orjson.dumps(_said(self._says, record))[1:-1]
+        return b"%b%b%b%b%d}" % (self._head, b"," if said else b"", said, self._tail, cursor)
+
+
+_envelope = lru_cache(maxsize=4096)(_Envelope)
+
+
 def shown(job_id: str, project: int, message: OutputMessage) -> Message[OutputFrame]:
     """A message with its frames built."""
-    subject = subjects.output(project, job_id, message.attempt, message.kind)
+    cursor, records = message.seq, message.records
+    envelope = _envelope(job_id, project, message.attempt, message.kind)
     frames = [
-        OutputFrame(message.seq, int(record["i"]), flat_record(job_id, project, message, record), subject)
-        for record in message.records
+        OutputFrame(cursor, int(record["i"]), _text(record.get("ts")), envelope.subject, envelope.text(cursor, record))
+        for record in records
     ]
-    first = frames[0].i if frames else 0
-    return Message(message.seq, message.attempt, first, frames)
+    return Message(cursor, message.attempt, frames[0].i if frames else 0, frames)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 class _Tap:
@@ -188,7 +223,9 @@ class OutputTaps:
     def _on_output(self, job_id: str, project: int, message: OutputMessage) -> None:
         tap = self._taps.get(job_id)
         if tap is not None and message.records:
-            tap.newest, tap.heard = max(tap.newest, message.seq), True
+            tap.heard = True
+            if message.seq > tap.newest:
+                tap.newest = message.seq
             built = shown(job_id, project, message)
             for follower in list(tap.followers):
                 try:

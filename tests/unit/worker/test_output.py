@@ -11,6 +11,7 @@ import pytest
 from aura.clock import ManualClock
 from aura.errors import Fenced, TooLarge, Unavailable, WrongExpectedSequence
 from aura.events.subjects import OutputKind
+from aura.worker.context import MAX_CHUNK
 from aura.worker.output import MAX_PENDING, CollectedOutput
 
 
@@ -95,6 +96,63 @@ async def test_what_comes_while_one_is_in_flight_is_the_next_one() -> None:
     await writer.answer()
     await output.flush()
     assert (writer.stored, output.count) == ([("stream", "a"), ("stream", "bcd")], 2)
+
+
+async def test_text_joins_what_waits_and_nothing_else() -> None:
+    output, writer = made()
+    assert not output.join("a", False), "nothing waits"
+    await output.write("stream", chunk("a"))
+    assert output.join("b", False)
+    await settle()
+    assert not output.join("c", False), "it is on its way"
+    await output.write("stream", chunk("c"))
+    assert output.join("d", True)
+    assert not output.join("e", False), "what is final stays so"
+    await output.write("log", {"level": "info", "line": "f"})
+    assert not output.join("g", False), "the order is that of the calls"
+    await writer.answer()
+    await writer.answer()
+    await writer.answer()
+    await output.flush()
+    assert writer.stored == [("stream", "ab"), ("stream", "cd"), ("log", "f")]
+    assert (writer.writes[1][1][0]["final"], output.count) == (True, 3)
+
+
+async def test_text_joins_up_to_the_size_of_a_chunk() -> None:
+    output, writer = made()
+    await output.write("stream", chunk("x" * (MAX_CHUNK - 2)))
+    assert not output.join("abc", False)
+    assert output.join("ab", False)
+    assert not output.join("c", False)
+    assert output.join("", True)
+    await writer.answer()
+    assert [len(text) for _, text in writer.stored] == [MAX_CHUNK]
+
+
+async def test_nothing_joins_what_was_discarded_or_cannot_be_stored() -> None:
+    output, writer = made()
+    await output.write("stream", chunk("a"))
+    output.discard()
+    assert not output.join("b", False)
+    output, writer = made()
+    await output.write("stream", chunk("a"))
+    await settle()
+    await output.write("stream", chunk("b"))
+    await writer.answer(WrongExpectedSequence("guard", 0, 3))
+    assert not output.join("c", False)
+    with pytest.raises(Fenced):
+        await output.write("stream", chunk("c"))
+
+
+async def test_g12_text_that_joins_is_bounded_too() -> None:
+    output, _ = made()
+    await output.write("stream", chunk("a"))
+    await settle()
+    await output.write("stream", chunk("b"))
+    joined = 0
+    while output.join("", False):
+        joined += 1
+    assert joined <= MAX_PENDING // 64
 
 
 async def test_kinds_keep_the_order_of_the_calls() -> None:

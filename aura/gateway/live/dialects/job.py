@@ -9,8 +9,7 @@ from __future__ import annotations
 import builtins
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from aura.clock import parse_rfc3339
 from aura.errors import InvalidRequest
@@ -22,8 +21,7 @@ from aura.gateway.live.taps import OutputFrame
 Shown = Frame | OutputFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a client resumes that got everything so far: the newest event, the newest message of output, ``i`` in that message."""
 
     seq: int = 0
