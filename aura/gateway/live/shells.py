@@ -29,9 +29,10 @@ from aura.gateway.live.admission import Bucket
 from aura.gateway.live.clients import Client, Prepare
 from aura.gateway.live.dialects import native
 from aura.gateway.live.dialects.job import parse_event_id
+from aura.gateway.live.http_protocol import TRANSPORT
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.socket_outlet import WebSocketOutlet
-from aura.gateway.live.sockets import OUTLET, TRANSPORT
+from aura.gateway.live.sockets import OUTLET
 from aura.gateway.live.sse import SseOutlet
 from aura.gateway.live.visibility import Visibility
 
