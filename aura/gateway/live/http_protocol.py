@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol with the bounds that it leaves open, and our own WebSocket protocol behind it.
 
 :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem. It puts its transport into the
-scope (``extensions["aura.transport"]``), so that an event stream whose client reads nothing can be cut. A request that wants to be a WebSocket
-is handed over as llhttp has taken it apart, and so is what came with it: uvicorn would write it out again for a second parser.
+scope (``extensions["aura.transport"]``), so that an event stream whose client reads nothing can be cut. A request that wants to be a
+WebSocket is handed over as llhttp has taken it apart, and so is what came with it: uvicorn would write it out again for a second parser.
 
 It subclasses uvicorn's; ``tests/integration/test_gateway_sockets.py`` pins the behaviour that is relied on.
 """
@@ -102,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         cork = cast(_Cork, self.transport)
         cork.flush()
         self.transport = cork.transport
-        self.parser = None
+        self.parser = None  # type: ignore[assignment]
         self.connections.discard(self)
         socket = cast(type[WebSocketProtocol], self.ws_protocol_class)(self.config, self.server_state, self.loop)
         self.transport.set_protocol(socket)

@@ -191,13 +191,13 @@ class Hub:
         if len(self._outlets) >= self._limits.connections:
             raise Unavailable("too many live connections", retry_after_s=5)
         self._outlets[outlet] = dialect
-        self._metrics.connections.labels(dialect).inc()
+        self._metrics.live(dialect).inc()
 
     def dismiss(self, outlet: Outlet) -> None:
         """Count it out. Safe twice."""
         dialect = self._outlets.pop(outlet, None)
         if dialect is not None:
-            self._metrics.connections.labels(dialect).dec()
+            self._metrics.live(dialect).dec()
 
     def join(self, patterns: tuple[str, ...], outlet: Outlet) -> Group:
         """Deliver live from the head on: call it in the same turn as the check that nothing is missing."""

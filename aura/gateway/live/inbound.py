@@ -1,7 +1,7 @@
 """What a client of a WebSocket says, from bytes to messages. Sans I/O: bytes in, what they mean and what to answer out.
 
-Frames are taken apart by ``websockets``' own parser, which checks masks, opcodes, reserved bits, lengths and close codes (RFC 6455 §5). Here
-fragments are put together and bounded in number, and text is checked to be text.
+Frames are taken apart by ``websockets``' own parser, which checks masks, opcodes, reserved bits, lengths and close codes (RFC 6455 §5).
+Here fragments are put together and bounded in number, and text is checked to be text.
 
 Invariants
 

@@ -25,7 +25,18 @@ _PONG_BYTES = 10
 class Keepalive:
     """See the module docstring. ``late`` is called once, and then no more pings are sent."""
 
-    __slots__ = ("_every_s", "_late", "_loop", "_owed", "_payload", "_rtt_s", "_seen", "_sent_at", "_timer", "_transport")
+    __slots__ = (
+        "_every_s",
+        "_late",
+        "_loop",
+        "_owed",
+        "_payload",
+        "_rtt_s",
+        "_seen",
+        "_sent_at",
+        "_timer",
+        "_transport",
+    )
 
     def __init__(
         self,

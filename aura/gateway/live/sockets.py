@@ -17,8 +17,8 @@ Invariants
 
 * One close frame at most, no event and no pong after it; nothing but HTTP before the 101.
 * The application gets ``websocket.disconnect`` after all messages, whatever ends the connection.
-* What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application. So
-  is what it makes us say: pongs that it does not read end the connection.
+* What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application.
+  So is what it makes us say: pongs that it does not read end the connection.
 * uvicorn counts the connection from the upgrade to its loss, and its task: a graceful shutdown waits for both.
 
 Failure cases
@@ -167,10 +167,10 @@ class WebSocketProtocol(asyncio.Protocol):
 
     async def _run(self) -> None:
         try:
-            await self._app(self.scope, self._receive, self._send)  # type: ignore[arg-type]
+            await self._app(self.scope, self._receive, self._send)
         except ClientDisconnected:
             pass
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, it ends here; uvicorn does the same
             _log.exception("Exception in ASGI application\n")
             self._failed()
         else:
