@@ -121,12 +121,11 @@ class Edge:
 
     def _enter(self, scope: Scope) -> security.Headers:
         scope["app"] = self._app
+        headers: security.Headers = {}  # also for those that cannot be read there is a trace
         try:
             headers = scope["aura.headers"] = security.header_map(scope)
-        except InvalidRequest:
-            scope["aura.trace_id"] = trace_id_of({}, self._ids)
-            raise
-        scope["aura.trace_id"] = trace_id_of(headers, self._ids)
+        finally:
+            scope["aura.trace_id"] = trace_id_of(headers, self._ids)
         return headers
 
 

@@ -70,6 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = 0
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._wants_socket: bool | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -114,8 +115,15 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
+        self._wants_socket = None
         if self._head_timer is None:
             self._await_head()
+
+    def _should_upgrade(self) -> bool:
+        """uvicorn asks three times for each request."""
+        if self._wants_socket is None or self._in_head:
+            self._wants_socket = super()._should_upgrade()
+        return self._wants_socket
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
