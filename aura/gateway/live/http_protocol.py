@@ -10,10 +10,12 @@ It subclasses uvicorn's; ``tests/integration/test_gateway_sockets.py`` pins the 
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -23,6 +25,7 @@ from aura.gateway.live.sockets import WebSocketProtocol, problem
 #: Most bytes of a response that are joined.
 CORKED_BYTES = 64 * 1024
 TRANSPORT = "aura.transport"
+Address = tuple[str, int]
 
 
 class _Cork:
@@ -73,8 +76,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._wants_socket: bool | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self.connections.add(self)
         self.transport = cast(asyncio.Transport, _Cork(transport, self.loop))
+        self.flow = FlowControl(transport)
+        self.server, self.client = _ends(transport)
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,11 +111,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport = cork.transport
         self.parser = None  # type: ignore[assignment]
         self.connections.discard(self)
-        socket = cast(type[WebSocketProtocol], self.ws_protocol_class)(self.config, self.server_state, self.loop)
-        self.transport.set_protocol(socket)
-        socket.upgrade(self)
+        upgraded = cast(type[WebSocketProtocol], self.ws_protocol_class)(self.config, self.server_state, self.loop)
+        self.transport.set_protocol(upgraded)
+        upgraded.upgrade(self)
         if rest:
-            socket.data_received(rest)
+            upgraded.data_received(rest)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -169,6 +175,20 @@ class HttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _ends(transport: asyncio.Transport) -> tuple[Address | None, Address | None]:
+    """Our address and the client's. uvloop makes a socket for every question; this is one for both."""
+    borrowed = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        ours, theirs = borrowed.getsockname(), borrowed.getpeername()
+    except OSError:
+        return None, None  # it has gone again
+    finally:
+        borrowed.detach()
+    if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
+        return None, None
+    return (ours[0], ours[1]), (theirs[0], theirs[1])
 
 
 def protocols(limits: Limits) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:

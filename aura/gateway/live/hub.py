@@ -71,6 +71,7 @@ class Hub:
         self._scheduled = False
         self._flushed = 0
         self._ring: Ring | None = None
+        self._view: LogView | None = None
         self._outlets: dict[Outlet, str] = {}
         self._oldest_ns = 0
         """When the oldest event that is not flushed yet was stored; 0 when there is none."""
@@ -177,8 +178,10 @@ class Hub:
 
     def view(self) -> LogView:
         """The log as a feed needs to know it. Raises ``Unavailable``."""
-        ring = self._open_ring()
-        return LogView(self.epoch, self.first, ring.first, ring.head)
+        ring, view = self._open_ring(), self._view
+        if view is None or view.head != ring.head:
+            view = self._view = LogView(self.epoch, self.first, ring.first, ring.head)
+        return view
 
     def ring_after(self, seq: int, max_bytes: int) -> list[Frame]:
         """See :meth:`Ring.after`."""
