@@ -18,7 +18,7 @@ from websockets.frames import Frame, Opcode
 
 from aura.commands.handler import Caller
 from aura.gateway.limits import Limits
-from aura.gateway.live import sockets
+from aura.gateway.live import closing
 from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.gateway.ports import Row
 from aura.log.store import Recorded
@@ -215,7 +215,7 @@ async def test_compression_is_never_negotiated(world: World) -> None:
 
 
 async def test_a_client_that_closes_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with running() as world:
         client = await Raw.open(world)
         client.send(CLOSE, struct.pack("!H", 1000))

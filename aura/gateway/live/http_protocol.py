@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from typing import Any, cast
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
@@ -116,6 +117,27 @@ class HttpProtocol(HttpToolsProtocol):
         upgraded.upgrade(self)
         if rest:
             upgraded.data_received(rest)
+
+    def socket_scope(self, headers: list[tuple[bytes, bytes]], subprotocols: list[str]) -> dict[str, Any]:
+        """The request as ASGI knows one that wants to be a WebSocket."""
+        path, _, query = self.url.partition(b"?")
+        text = path.decode("ascii")  # llhttp lets nothing else through
+        return {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if self.scheme == "https" else "ws",
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + (unquote(text) if "%" in text else text),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+            "headers": headers,
+            "subprotocols": subprotocols,
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

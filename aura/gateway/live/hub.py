@@ -179,7 +179,7 @@ class Hub:
     def view(self) -> LogView:
         """The log as a feed needs to know it. Raises ``Unavailable``."""
         ring, view = self._open_ring(), self._view
-        if view is None or view.head != ring.head:
+        if view is None or (view.head, view.epoch) != (ring.head, self.epoch):
             view = self._view = LogView(self.epoch, self.first, ring.first, ring.head)
         return view
 

@@ -25,8 +25,7 @@ Failure cases
 
 * Who answers no ping is closed with 1011 (``keepalive.py``); frames that are none with 1002, 1007 or 1009, too many fragments with 1008,
   all with 1001 at shutdown.
-* After our close frame a client has :data:`CLOSE_WAIT_S` to answer, then the connection is cut; longer while it takes what was written
-  before, so that a slow one gets to read its 4408 and where to resume.
+* Who does not answer our close frame is cut (``closing.py``).
 * An application that raises, or returns without an answer, is a 500 while that can still be said.
 """
 
@@ -34,11 +33,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from email.utils import formatdate
 from enum import Enum
 from typing import TYPE_CHECKING, Any, assert_never, cast
-from urllib.parse import unquote
 
 from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
@@ -48,20 +45,18 @@ from websockets.frames import Frame, Opcode
 from aura.gateway.api import problems
 from aura.gateway.limits import Limits
 from aura.gateway.live import handshake
+from aura.gateway.live.closing import Closing, abort_soon
 from aura.gateway.live.frames import ws_text
 from aura.gateway.live.inbound import Bad, Closed, Endless, Inbound, Pong, close_frame
+from aura.gateway.live.inbox import Inbox
 from aura.gateway.live.keepalive import Keepalive
 from aura.gateway.live.outlet import Ending
-from aura.gateway.live.socket_outlet import WebSocketOutlet, taken
+from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.ids import SystemIds
 
 if TYPE_CHECKING:
     from aura.gateway.live.http_protocol import HttpProtocol
 
-#: Seconds between our close frame and cutting the connection of a client that does not answer it, and how many times as long one has that
-#: is still reading.
-CLOSE_WAIT_S = 2.0
-CLOSE_LOOKS = 15
 OUTLET = "aura.outlet"
 
 _PROBLEM = (b"Content-Type", problems.MEDIA_TYPE.encode())
@@ -84,25 +79,8 @@ class _State(Enum):
 class WebSocketProtocol(asyncio.Protocol):
     """See the module docstring. Made by :class:`HttpProtocol` for a request that wants to be one."""
 
-    __slots__ = (
-        "_answer",
-        "_app",
-        "_closing",
-        "_connect",
-        "_inbound",
-        "_inbox",
-        "_keepalive",
-        "_key",
-        "_loop",
-        "_outlet",
-        "_read_paused",
-        "_server",
-        "_state",
-        "_waiting",
-        "scope",
-        "transport",
-        "writable",
-    )
+    __slots__ = ("_answer", "_app", "_closing", "_connect", "_inbound", "_inbox", "_keepalive", "_key", "_loop", "_outlet",
+                 "_read_paused", "_server", "_state", "scope", "transport", "writable")  # fmt: skip
     limits = Limits()
 
     def __init__(self, config: Config, server: ServerState, loop: asyncio.AbstractEventLoop) -> None:
@@ -116,13 +94,12 @@ class WebSocketProtocol(asyncio.Protocol):
         self._answer: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None
         """A refusal of which not everything was said."""
         self._inbound: Inbound | None = None
-        self._inbox: deque[dict[str, Any]] | None = None
-        self._waiting: asyncio.Future[None] | None = None
+        self._inbox = Inbox(loop)
         self._read_paused = False
         self.writable: asyncio.Event | None = None
         """Set when there is room again; ``None`` while there is."""
         self._keepalive: Keepalive | None = None
-        self._closing: asyncio.TimerHandle | None = None
+        self._closing: Closing | None = None
 
     # --- the handshake
 
@@ -138,38 +115,19 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._respond(status, [*more, _PROBLEM], body)
             case handshake.Asked(key, subprotocols):
                 self._key = key
-                self.scope = self._described(http, headers, subprotocols)
+                self.scope = http.socket_scope(headers, subprotocols)
+                self.scope["extensions"][OUTLET] = self._outlet
                 task = self._loop.create_task(self._run())
                 self._server.tasks.add(task)
                 task.add_done_callback(self._server.tasks.discard)
-
-    def _described(
-        self, http: HttpProtocol, headers: list[tuple[bytes, bytes]], subprotocols: list[str]
-    ) -> dict[str, Any]:
-        path, _, query = http.url.partition(b"?")
-        text = path.decode("ascii")  # llhttp lets nothing else through
-        return {
-            "type": "websocket",
-            "asgi": {"version": http.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
-            "scheme": "wss" if http.scheme == "https" else "ws",
-            "server": http.server,
-            "client": http.client,
-            "root_path": http.root_path,
-            "path": http.root_path + (unquote(text) if "%" in text else text),
-            "raw_path": http.root_path.encode("ascii") + path,
-            "query_string": query,
-            "headers": headers,
-            "subprotocols": subprotocols,
-            "state": http.app_state.copy(),
-            "extensions": {"websocket.http.response": {}, OUTLET: self._outlet},
-        }
 
     async def _run(self) -> None:
         try:
             await self._app(self.scope, self._receive, self._send)
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:  # uvicorn waits no longer
+            self._failed()
         except BaseException:  # noqa: BLE001 - whatever it is, it ends here; uvicorn does the same
             _log.exception("Exception in ASGI application\n")
             self._failed()
@@ -220,7 +178,7 @@ class WebSocketProtocol(asyncio.Protocol):
                     self.transport.write(handshake.switching(self._key, headers, message.get("subprotocol")))
                     self._keepalive = Keepalive(self._loop, self.transport, self.limits.ping_s, self._late)
             case "websocket.close":
-                self._tell({"type": "websocket.disconnect", "code": 1006})
+                self._inbox.put({"type": "websocket.disconnect", "code": 1006})
                 self._respond(403, [_PROBLEM], problem(403, "refused", ""))
             case "websocket.http.response.start":
                 self._answer = (message["status"], list(message.get("headers", ())), b"")
@@ -235,31 +193,17 @@ class WebSocketProtocol(asyncio.Protocol):
         body += message.get("body", b"")
         self._answer = (status, headers, body)
         if not message.get("more_body", False):
-            self._tell({"type": "websocket.disconnect", "code": 1006})
+            self._inbox.put({"type": "websocket.disconnect", "code": 1006})
             self._respond(status, headers, body)
 
     async def _receive(self) -> Any:
         if self._connect:
             self._connect = False
             return {"type": "websocket.connect"}
-        while self._inbox is None:
-            self._waiting = self._loop.create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
-        message = self._inbox.popleft()
-        if not self._inbox:
-            self._inbox = None
+        message = await self._inbox.take()
+        if self._inbox.empty:
             self._resume_reading()
         return message
-
-    def _tell(self, message: dict[str, Any]) -> None:
-        if self._inbox is None:
-            self._inbox = deque()
-        self._inbox.append(message)
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
 
     # --- what the client says
 
@@ -296,7 +240,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _on_message(self, message: dict[str, Any]) -> None:
         if self._state in (_State.CLOSING, _State.CLOSED):
             return  # what it says to our close is still read
-        self._tell(message)
+        self._inbox.put(message)
         if not self._read_paused:
             self._read_paused = True
             self.transport.pause_reading()
@@ -305,13 +249,13 @@ class WebSocketProtocol(asyncio.Protocol):
         """It closes, answers our close, or says what is none of WebSocket: then the answer is a close of ours."""
         self._outlet.mute()
         if self._state is not _State.CLOSING:
-            self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
+            self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
             if self._state is _State.OPEN and self._inbound is not None:
                 self.transport.write(self._inbound.answer())
             self._state = _State.CLOSING
         self._stop_waiting()
         self.transport.close()
-        self._abort_soon()
+        abort_soon(self._loop, self.transport)
 
     # --- the end
 
@@ -323,15 +267,15 @@ class WebSocketProtocol(asyncio.Protocol):
             self.transport.close()
             return
         self._write_close(code, reason)
-        self._tell({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
         self._resume_reading()
-        self._wait_for_close(CLOSE_LOOKS)
+        self._closing = Closing(self._loop, self.transport)
 
     def _late(self) -> None:
         if self._state is _State.OPEN:
             self._write_close(Ending.INTERNAL, "keepalive ping timeout")
             self.transport.close()
-            self._abort_soon()
+            abort_soon(self._loop, self.transport)
 
     def _write_close(self, code: int, reason: str) -> None:
         self._outlet.mute()
@@ -341,24 +285,10 @@ class WebSocketProtocol(asyncio.Protocol):
             self._inbound.close(code, reason) if self._inbound is not None else close_frame(code, reason)
         )
 
-    def _wait_for_close(self, looks: int) -> None:
-        self._closing = self._loop.call_later(CLOSE_WAIT_S, self._cut, taken(self.transport), looks)
-
-    def _cut(self, before: int, looks: int) -> None:
-        self._closing = None
-        if looks and taken(self.transport) > before:
-            self._wait_for_close(looks - 1)
-        else:
-            self.transport.abort()
-
     def _stop_waiting(self) -> None:
         if self._closing is not None:
-            self._closing.cancel()
+            self._closing.stop()
             self._closing = None
-
-    def _abort_soon(self) -> None:
-        """The transport closes once all is sent, which it may never be."""
-        self._loop.call_later(CLOSE_WAIT_S, self.transport.abort)
 
     def _stop_pings(self) -> None:
         if self._keepalive is not None:
@@ -379,7 +309,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._outlet.mute()
         self._stop_pings()
         self._stop_waiting()
-        self._tell({"type": "websocket.disconnect", "code": 1006 if self._state is _State.ASKED else 1005})
+        self._inbox.put({"type": "websocket.disconnect", "code": 1006 if self._state is _State.ASKED else 1005})
         self._state = _State.CLOSED
         self.resume_writing()  # nobody will say it any more
         cast(set[Any], self._server.connections).discard(self)
