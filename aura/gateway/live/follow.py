@@ -10,7 +10,7 @@ client with one subject that is further behind than the pages that are kept take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aura.gateway.context import Gateway
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
@@ -46,7 +46,7 @@ class Catchup:
         return await self._write(self._gateway.history.run(frames, patterns, self._outlet.wire), reached)
 
     async def _write(
-        self, run: list[Piece], reached: Callable[[int], object], due: Callable[[], bool] = lambda: True
+        self, run: Iterable[Piece], reached: Callable[[int], object], due: Callable[[], bool] = lambda: True
     ) -> bool:
         for piece in run:
             if not await self._steps.write(piece.data, piece.events, lambda: reached(piece.last), due):  # noqa: B023 - called at once

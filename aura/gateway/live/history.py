@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,6 +26,8 @@ from aura.gateway.live.outlet import Wire
 from aura.gateway.live.trie import selector
 
 KEPT_BYTES = 8 * 1024 * 1024
+#: A run of more (a page of unusually large events) is made piece by piece for whoever asks, and never held as a whole.
+MOST_BYTES = 4 * 1024 * 1024
 KEPT_S = 5.0
 #: A run that ends with the newest event is shared by those who ask before the next one. One this long or longer ends before, at a multiple
 #: of as many sequences, so that it is shared for as long as so many events take to come.
@@ -87,10 +89,10 @@ def pieces(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequ
         yield items[start:]
 
 
-def cut(frames: Sequence[Frame], wire: Wire, most: int) -> list[Piece]:
-    """In pieces of at most ``most`` bytes (or of one event that is larger)."""
-    parts = pieces(frames, [len(frame.ws) for frame in frames], most)
-    return [Piece(joined(part, wire), len(part), part[-1].seq) for part in parts]
+def cut(frames: Sequence[Frame], wire: Wire, most: int) -> Iterator[Piece]:
+    """In pieces of at most ``most`` bytes (or of one event that is larger), each made when it is asked for."""
+    for part in pieces(frames, [len(frame.ws) for frame in frames], most):
+        yield Piece(joined(part, wire), len(part), part[-1].seq)
 
 
 class History:
@@ -103,16 +105,19 @@ class History:
         self._asked = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def run(self, frames: Sequence[Frame], patterns: tuple[str, ...], wire: Wire) -> list[Piece]:
+    def run(self, frames: Sequence[Frame], patterns: tuple[str, ...], wire: Wire) -> Iterable[Piece]:
         """What ``patterns`` select of ``frames``, which are consecutive in the log."""
         key = (frames[0].seq, frames[-1].seq, patterns, wire)
         found = self._kept.get(key)
         self._asked = True
-        if found is None:
-            found = self._keep(key, cut(wanted(frames, patterns), wire, self._page_bytes))
-        else:
+        if found is not None:
             self._kept.move_to_end(key)
-        return found
+            return found
+        selected = wanted(frames, patterns)
+        made = cut(selected, wire, self._page_bytes)
+        if sum(len(frame.ws) for frame in selected) > MOST_BYTES:
+            return made
+        return self._keep(key, list(made))
 
     def _keep(self, key: _Key, run: list[Piece]) -> list[Piece]:
         self._kept[key] = run

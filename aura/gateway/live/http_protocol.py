@@ -201,13 +201,14 @@ class HttpProtocol(HttpToolsProtocol):
 
 def _ends(transport: asyncio.Transport) -> tuple[Address | None, Address | None]:
     """Our address and the client's. uvloop makes a socket for every question; this is one for both."""
-    borrowed = socket.socket(fileno=transport.get_extra_info("socket").fileno())
     try:
-        ours, theirs = borrowed.getsockname(), borrowed.getpeername()
-    except OSError:
+        borrowed = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+        try:
+            ours, theirs = borrowed.getsockname(), borrowed.getpeername()
+        finally:
+            borrowed.detach()
+    except (OSError, ValueError):
         return None, None  # it has gone again
-    finally:
-        borrowed.detach()
     if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
         return None, None
     return (ours[0], ours[1]), (theirs[0], theirs[1])

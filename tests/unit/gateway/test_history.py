@@ -25,8 +25,9 @@ def frames(first: int, last: int, size: int = 10) -> list[Frame]:
 
 async def test_the_same_run_is_the_same_bytes_and_another_is_not() -> None:
     shared, run = History(1_000), frames(1, 100)
-    one = shared.run(run, EVERYTHING, "ws")
-    assert shared.run(frames(1, 100), EVERYTHING, "ws") is one
+    one = list(shared.run(run, EVERYTHING, "ws"))
+    assert [piece.data for piece in shared.run(frames(1, 100), EVERYTHING, "ws")] == [piece.data for piece in one]
+    assert all(again is piece for again, piece in zip(shared.run(run, EVERYTHING, "ws"), one, strict=True))
     assert b"".join(piece.data for piece in one) == b"".join(frame.ws for frame in run)
     assert [piece.last for piece in one][-1] == 100
     for other in (
@@ -48,7 +49,12 @@ async def test_what_is_kept_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyP
         shared.run(frames(first, first + 9, 200), EVERYTHING, "ws")
         assert shared._bytes <= 10_000
     shared.run(frames(1, 100, 1_000), EVERYTHING, "ws")
-    assert not shared._kept, "one that is larger than all that is kept is not"
+    assert not shared._kept, "nor one that is larger than all that is kept"
+    monkeypatch.setattr(history, "MOST_BYTES", 1_000)
+    large = shared.run(frames(1, 10, 200), EVERYTHING, "ws")
+    assert sum(piece.events for piece in large) == 10
+    assert not shared._kept, "made piece by piece"
+    monkeypatch.setattr(history, "MOST_BYTES", 10_000)
     shared.run(frames(1, 10), EVERYTHING, "ws")
     while shared._timer is not None:
         await asyncio.sleep(0)
@@ -67,7 +73,7 @@ def test_a_run_ends_where_others_end_and_always_goes_on(after: int, count: int) 
 @pytest.mark.parametrize("wire", ["ws", "sse", "native"])
 def test_pieces_are_within_the_step_and_lose_nothing(wire: Wire) -> None:
     run = frames(1, 50)
-    found = cut(run, wire, 300)
+    found = list(cut(run, wire, 300))
     assert sum(piece.events for piece in found) == 50
     assert [piece.last for piece in found] == sorted({piece.last for piece in found})
     assert all(sum(len(frame.ws) for frame in run[piece.last - piece.events : piece.last]) <= 300 for piece in found)
