@@ -118,17 +118,19 @@ class _Asgi:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._app(scope, receive, send)
 
 
 class _Feed(_Asgi):
     """An event stream. ``HEAD`` is answered as ``GET`` would be, with the head alone: then it is as if the client had left."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "HEAD":
-            await super().__call__(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["method"] == "HEAD":
+            return self._head(scope, send)
+        return super().__call__(scope, receive, send)
+
+    async def _head(self, scope: Scope, send: Send) -> None:
         answered = asyncio.Event()
 
         async def left() -> Message:
@@ -145,10 +147,14 @@ class _Feed(_Asgi):
 
 
 class ByFirstSegment:
-    """One Starlette router per first path segment: a request is compared with a few routes, not with all of them."""
+    """One Starlette router per first path segment: a request is compared with a few routes, not with all of them; and a handshake for a
+    path without parameters with none, because thousands may come back at once."""
 
     def __init__(self, routes: list[BaseRoute]) -> None:
         self.routes = routes
+        self._sockets: dict[str, ASGIApp] = {
+            route.path: route.app for route in routes if isinstance(route, WebSocketRoute) and "{" not in route.path
+        }
         groups: dict[str, list[BaseRoute]] = {}
         for route in routes:
             groups.setdefault(_first_segment(getattr(route, "path", "")), []).append(route)
@@ -156,9 +162,10 @@ class ByFirstSegment:
         self._routers = {name: Router([*group, *rest], redirect_slashes=False) for name, group in groups.items()}
         self._rest = Router(rest, redirect_slashes=False)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        router = self._routers.get(_first_segment(scope["path"]), self._rest)
-        await router(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        path = scope["path"]
+        app = self._sockets.get(path) if scope["type"] == "websocket" else None
+        return (app or self._routers.get(_first_segment(path), self._rest))(scope, receive, send)
 
 
 def _first_segment(path: str) -> str:
@@ -190,7 +197,7 @@ def _description(path: str, build: Callable[[], dict[str, Any]]) -> Route:
 
 
 def create_app(ctx: GatewayContext) -> ASGIApp:
-    """The application over ``ctx``. WebSockets need the protocol classes of ``sockets`` (``server.GatewayService``
+    """The application over ``ctx``. WebSockets need the protocol classes of ``http_protocol`` (``server.GatewayService``
     sets them)."""
     gateway = Gateway(ctx)
     sockets, streams = Sockets(gateway), Streams(gateway)

@@ -15,6 +15,7 @@ from aura.gateway.api.log_pages import LogPages
 from aura.gateway.api.state_metrics import StateMetrics
 from aura.gateway.limits import Limits
 from aura.gateway.live.admission import Admission
+from aura.gateway.live.history import History
 from aura.gateway.live.hub import Hub
 from aura.gateway.live.relay_studio import StudioRelay
 from aura.gateway.live.taps import OutputTaps
@@ -86,6 +87,7 @@ class Gateway:
         self.reads = Gate("reads", ctx.limits.reads)
         self.waiting = Gate("waiting workers", ctx.limits.waiting)
         self.pages = LogPages(ctx.store, page_events=ctx.limits.page_events, keep=ctx.limits.pages)
+        self.history = History(ctx.limits.page_bytes)
         self.taps = OutputTaps(ctx.output, ctx.hub)
         self.turn = Turn(ctx.hub.wrote)
         self.studio = StudioRelay(ctx.hub, self.taps, ctx.store)

@@ -8,7 +8,7 @@ WebSocket: the same checks for every handshake; a refusal is an HTTP answer with
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, MutableMapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -47,13 +47,13 @@ class Edge:
         self._metrics = metrics
         self._ids = ids
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            return self._http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            return self._websocket(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            return self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = self._clock.monotonic_s()
@@ -121,9 +121,11 @@ class Edge:
 
     def _enter(self, scope: Scope) -> security.Headers:
         scope["app"] = self._app
-        scope["aura.trace_id"] = trace_id_of({}, self._ids)  # also for headers that cannot be read
-        headers = scope["aura.headers"] = security.header_map(scope)
-        scope["aura.trace_id"] = trace_id_of(headers, self._ids)
+        headers: security.Headers = {}  # also for those that cannot be read there is a trace
+        try:
+            headers = scope["aura.headers"] = security.header_map(scope)
+        finally:
+            scope["aura.trace_id"] = trace_id_of(headers, self._ids)
         return headers
 
 

@@ -65,10 +65,26 @@ class Metrics:
         self.refused = Counter("aura_http_refused", "Requests refused at the edge", ["code"], registry=self.registry)
 
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._live: dict[str, Gauge] = {}
+        self._caught_up: dict[str, tuple[Counter, Counter]] = {}
 
     def exposition(self) -> bytes:
         """The text format, everything."""
         return generate_latest(self.registry)
+
+    def live(self, dialect: str) -> Gauge:
+        """Its live clients."""
+        found = self._live.get(dialect)
+        if found is None:
+            found = self._live[dialect] = self.connections.labels(dialect)
+        return found
+
+    def caught_up(self, source: str) -> tuple[Counter, Counter]:
+        """The pages that came from ``source``, and the clients that caught up from it."""
+        found = self._caught_up.get(source)
+        if found is None:
+            found = self._caught_up[source] = (self.resumes.labels(source), self.resumed.labels(source))
+        return found
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""

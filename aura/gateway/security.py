@@ -144,8 +144,12 @@ def check_caller(policy: Policy, scope: Any, headers: Headers, host: str) -> Non
 def check_query(scope: Any) -> None:
     """Refuse secrets in the URL, and query strings that are not text. Raises ``InvalidRequest``."""
     raw = scope.get("query_string", b"")
-    if not raw:
-        return
+    if raw:
+        _check_query(raw)
+
+
+@lru_cache(64)  # clients that come back at once ask for the same
+def _check_query(raw: bytes) -> None:
     if len(raw) > 8_192 or raw.count(b"&") > 64:
         raise InvalidRequest("the query string is too long")
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):

@@ -23,7 +23,7 @@ from aura.errors import AuraError, ConfigError
 from aura.gateway.app import create_app
 from aura.gateway.context import GatewayContext
 from aura.gateway.live.heartbeats import note_of
-from aura.gateway.live.sockets import protocols
+from aura.gateway.live.http_protocol import protocols
 from aura.gateway.ports import MakeTail, Stop, Tail
 from aura.log.store import Recorded
 
@@ -170,6 +170,7 @@ class GatewayService:
             logging.getLogger(name).setLevel(logging.WARNING)  # its info lines carry query strings
         config = uvicorn.Config(
             create_app(self._ctx),
+            interface="asgi3",
             http=http,
             ws=websocket,
             ws_max_size=self._ctx.limits.inbound_bytes,

@@ -18,7 +18,7 @@ from websockets.frames import Frame, Opcode
 
 from aura.commands.handler import Caller
 from aura.gateway.limits import Limits
-from aura.gateway.live import sockets
+from aura.gateway.live import closing
 from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.gateway.ports import Row
 from aura.log.store import Recorded
@@ -132,6 +132,82 @@ async def test_an_unmasked_frame_and_reserved_bits_are_1002(world: World) -> Non
         assert await client.close_code() == 1002
 
 
+_REQUEST = (
+    b"GET /ws/events HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (_REQUEST.replace(b"13\r\n", b"8\r\n"), 400),
+        (_REQUEST.replace(b"GET", b"POST"), 405),
+        (_REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+        (_REQUEST.replace(b"Upgrade: websocket", b"Upgrade: h2c\r\nUpgrade: websocket"), 426),
+        (_REQUEST.replace(b"Host: ", b"Content-Length: 2\r\nHost: ") + b"{}", 400),
+        (_REQUEST.replace(b"localhost", b"evil.example"), 421),
+        (_REQUEST.replace(b"/ws/events", b"/ws/none"), 404),
+    ],
+)
+async def test_a_handshake_that_is_none_is_a_problem_and_the_end(world: World, request_: bytes, status: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(request_)
+    async with asyncio.timeout(5):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head.lower()
+    assert b"connection: close" in head.lower()
+    assert body.startswith(b"{")
+    writer.close()
+
+
+async def test_a_handshake_may_come_in_pieces(world: World) -> None:
+    for cut in (1, len(_REQUEST) - 1):
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+        writer.write(_REQUEST[:cut])
+        await asyncio.sleep(0.01)
+        writer.write(_REQUEST[cut:])
+        async with asyncio.timeout(5):
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+
+async def test_one_that_closes_with_its_handshake_just_ends(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(_REQUEST + b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4))
+    async with asyncio.timeout(5):
+        assert await reader.read() == b"", "no frame before the 101"
+        while world.hub.connections:
+            await asyncio.sleep(0.01)
+    writer.close()
+
+
+async def test_what_is_said_with_the_handshake_is_heard(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    client = Raw(reader, writer)
+    request = _REQUEST.replace(b"/ws/events", b"/ws").replace(b"Host", b"Sec-WebSocket-Protocol: aura.v1\r\nHost")
+    said = b'{"op":"ping"}'
+    writer.write(request + b"\x81" + bytes([0x80 | len(said)]) + bytes(4) + said)
+    async with asyncio.timeout(5):
+        assert b"Sec-WebSocket-Protocol: aura.v1" in await reader.readuntil(b"\r\n\r\n")
+        heard = b""
+        while b"pong" not in heard:
+            heard += await reader.read(1_000)
+    client.writer.close()
+
+
+async def test_a_listener_that_answers_pings_needs_no_parser_and_one_that_does_not_is_1011() -> None:
+    async with running(limits=replace(Limits(), ping_s=0.05)) as world:
+        one = await _Follower.live(world)
+        for _ in range(3):
+            opcode, payload = await one.frame()
+            assert (opcode, len(payload)) == (PING, 4)
+            one.client.send(10, payload)
+        assert one.outlet._protocol._inbound is None
+        assert await one.client.close_code() == 1011
+
+
 async def test_compression_is_never_negotiated(world: World) -> None:
     client = await Raw.open(world, "/ws/events", "Sec-WebSocket-Extensions: permessage-deflate")
     assert "permessage-deflate" not in client.head
@@ -139,7 +215,7 @@ async def test_compression_is_never_negotiated(world: World) -> None:
 
 
 async def test_a_client_that_closes_and_never_reads_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with running() as world:
         client = await Raw.open(world)
         client.send(CLOSE, struct.pack("!H", 1000))

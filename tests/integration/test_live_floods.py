@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from aura.gateway.limits import Limits
-from aura.gateway.live import sockets
+from aura.gateway.live import closing
 from aura.log.store import Append
 from tests.support.access import auth, client, issue, secured
 from tests.support.gateway import World, receive, running
@@ -171,7 +171,7 @@ async def _raw(world: World, head: str) -> tuple[asyncio.StreamReader, asyncio.S
 async def test_an_event_stream_whose_client_reads_nothing_is_cut_and_forgotten_G12(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.1)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.1)
     async with running(limits=replace(Limits(), outbound_bytes=64 * 1024)) as world:
         await world.http.get("/health")
         tasks = len(asyncio.all_tasks())
@@ -190,7 +190,7 @@ async def test_a_websocket_that_is_given_up_with_unsent_bytes_is_cut_and_forgott
     monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
     """It answers no ping, or speaks nonsense, and takes nothing: what was written to it must not keep its connection for ever."""
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.1)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.1)
     async with running(limits=replace(Limits(), ping_s=0.5, outbound_bytes=64 * 1024 * 1024)) as world:
         await world.http.get("/health")
         tasks = len(asyncio.all_tasks())
@@ -206,7 +206,7 @@ async def test_a_websocket_that_reads_slowly_is_not_given_up_for_a_ping_that_wai
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The ping lies behind megabytes that were written before; who takes them is alive."""
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.1)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.1)
     async with running(limits=replace(Limits(), ping_s=0.3, outbound_bytes=64 * 1024 * 1024)) as world:
         reader, writer = await _raw(world, UPGRADE)
         await reader.readuntil(b"\r\n\r\n")
@@ -223,7 +223,7 @@ async def test_a_websocket_that_reads_slowly_is_not_given_up_for_a_ping_that_wai
 
 async def test_a_websocket_that_reads_slowly_gets_to_read_its_4408_G12(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written before is still taken, for longer than one that reads nothing is given, and then where to resume."""
-    monkeypatch.setattr(sockets, "CLOSE_WAIT_S", 0.2)
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.2)
     async with running(limits=replace(Limits(), outbound_bytes=64 * 1024)) as world:
         reader, writer = await _raw(world, UPGRADE)
         await reader.readuntil(b"\r\n\r\n")

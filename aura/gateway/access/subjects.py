@@ -43,7 +43,7 @@ class Within:
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self._everything = allowed == EVERYTHING
-        self._allowed = [pattern.split(".") for pattern in allowed]
+        self._allowed = [] if self._everything else [pattern.split(".") for pattern in allowed]
 
     def __call__(self, pattern: str) -> bool:
         if self._everything:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 
 from aura.commands import requests as r
 from aura.domain.job_state import JobStatus
@@ -182,10 +184,17 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
     return any(get_origin(kind) is list for kind in kinds)
 
 
-def query(model: type[Q], request: Request) -> Q:
-    """The query string as ``model``. Raises ``InvalidRequest``: unknown, repeated or malformed parameters."""
+def query(model: type[Q], request: Mapping[str, Any]) -> Q:
+    """The query string of a request (or of its scope) as ``model``. Raises ``InvalidRequest``: unknown, repeated or malformed
+    parameters."""
+    found: Q = _query(model, request["query_string"])
+    return found
+
+
+@lru_cache(64)  # clients that come back at once ask for the same, and forms are frozen
+def _query(model: type[Any], raw: bytes) -> Any:
     found: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in QueryParams(raw).multi_items():
         if name in found and not _is_list(model, name):
             raise InvalidRequest("a query parameter was given more than once", field="query")
         if _is_list(model, name):

@@ -6,7 +6,6 @@ they return makes the client for an outlet.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -20,45 +19,63 @@ from aura.gateway.live.follow import follow_log
 from aura.gateway.live.follow_job import follow_job
 from aura.gateway.live.follow_native import NativeClient
 from aura.gateway.live.follow_session import follow_session
+from aura.gateway.live.group import Group
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.visibility import Visibility
+from aura.gateway.ports import Stop
 
 
 class Client(Protocol):
     """One client being served."""
 
     async def run(self) -> None:
-        """Until its outlet is closed; cancelled when the client leaves."""
+        """Until its outlet is closed, or the hub alone has to do with it; cancelled when the client leaves."""
+
+    async def left(self) -> None:
+        """It has left, and :meth:`run` has ended."""
 
     async def receive(self, message: str | bytes) -> None:
         """It said something."""
 
 
+Leave = Callable[[], Awaitable[None]]
 Make = Callable[[Outlet], Client]
 Prepare = Callable[[Visibility], Awaitable[Make]]
 
 
 class _Listener:
-    """A client of a read-only feed: what it says is ignored."""
+    """A client of a read-only feed: what it says is ignored. What serves it says how it leaves, if there is more to that than being
+    cancelled: ten thousand clients that only listen to the hub need no task each to wait for that."""
 
-    def __init__(self, serve: Callable[[Outlet], Awaitable[None]], outlet: Outlet) -> None:
+    __slots__ = ("_leave", "_outlet", "_serve")
+
+    def __init__(self, serve: Callable[[Outlet], Awaitable[Leave | None]], outlet: Outlet) -> None:
         self._serve = serve
         self._outlet = outlet
+        self._leave: Leave | None = None
 
     async def run(self) -> None:
-        await self._serve(self._outlet)
+        self._leave = await self._serve(self._outlet)
+
+    async def left(self) -> None:
+        if self._leave is not None:
+            await self._leave()
 
     async def receive(self, message: str | bytes) -> None:
         """Nothing to say to it."""
 
 
-def _listening(serve: Callable[[Outlet], Awaitable[None]]) -> Make:
+def _listening(serve: Callable[[Outlet], Awaitable[Leave | None]]) -> Make:
     return lambda outlet: _Listener(serve, outlet)
 
 
-async def _cancelled() -> None:
-    """Until the client leaves. (An ``Event`` would keep a queue of its own for each of ten thousand clients.)"""
-    await asyncio.get_running_loop().create_future()
+def _leaving(gateway: Gateway, group: Group, outlet: Outlet, stop: Stop | None) -> Leave:
+    async def leave() -> None:
+        gateway.hub.leave(group, outlet)
+        if stop is not None:
+            await stop()
+
+    return leave
 
 
 def of_events(gateway: Gateway, asked: LiveQuery) -> Prepare:
@@ -69,20 +86,17 @@ def of_events(gateway: Gateway, asked: LiveQuery) -> Prepare:
         patterns = events.patterns_of(asked, visible)
         lines = any(pattern.startswith("aura.output.") for pattern in patterns)
 
-        async def serve(outlet: Outlet) -> None:
+        async def serve(outlet: Outlet) -> Leave | None:
             stop = await gateway.taps.follow_logs() if lines else None
             group = None
             try:
                 group = await follow_log(gateway, outlet, cursor, patterns)
-                if group is not None:
-                    await _cancelled()  # live: the hub writes
             except Unavailable:
                 outlet.end(Ending.GOING_AWAY, "try again")
             finally:
-                if group is not None:
-                    gateway.hub.leave(group, outlet)
-                if stop is not None:
+                if group is None and stop is not None:
                     await stop()
+            return _leaving(gateway, group, outlet, stop) if group is not None else None
 
         return _listening(serve)
 
@@ -118,18 +132,13 @@ def of_studio(gateway: Gateway) -> Prepare:
     async def prepare(visible: Visibility) -> Make:
         patterns = relay_studio.patterns_of(visible.principal.projects)
 
-        async def serve(outlet: Outlet) -> None:
+        async def serve(outlet: Outlet) -> Leave | None:
             try:
                 stop = await gateway.studio.follow()
             except Unavailable:
                 outlet.end(Ending.GOING_AWAY, "try again")
-                return
-            group = gateway.hub.join(patterns, outlet)
-            try:
-                await _cancelled()
-            finally:
-                gateway.hub.leave(group, outlet)
-                await stop()
+                return None
+            return _leaving(gateway, gateway.hub.join(patterns, outlet), outlet, stop)
 
         return _listening(serve)
 

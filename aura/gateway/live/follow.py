@@ -10,26 +10,17 @@ client with one subject that is further behind than the pages that are kept take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from aura.events.subjects import LOG_SUBJECTS
 from aura.gateway.context import Gateway
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
-from aura.gateway.live.frames import Frame, native_messages, reset_note
+from aura.gateway.live.frames import Frame, reset_note
 from aura.gateway.live.group import Group
+from aura.gateway.live.history import Piece, cut, even, wanted
 from aura.gateway.live.hub import reset_bytes
 from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.settle import settled
-from aura.gateway.live.steps import Steps, pieces
-from aura.gateway.live.trie import selector
-
-
-def wanted(frames: Sequence[Frame], patterns: tuple[str, ...]) -> Sequence[Frame]:
-    """The frames that the patterns select."""
-    if all(subject in patterns for subject in LOG_SUBJECTS):
-        return frames
-    selects = selector(patterns)
-    return [frame for frame in frames if selects(frame.subject)]
+from aura.gateway.live.steps import Steps
 
 
 class Catchup:
@@ -46,25 +37,25 @@ class Catchup:
     ) -> bool:
         """In the client's framing, step by step as long as they are ``due``; ``reached`` is told each step's last sequence. ``False``: the
         client is gone, or the rest was not due."""
-        for piece in pieces(frames, [len(frame.ws) for frame in frames], self._gateway.limits.page_bytes):
-            data = self._joined(piece)
-            if not await self._steps.write(data, len(piece), lambda: reached(piece[-1].seq), due):  # noqa: B023 - called at once
+        return await self._write(cut(frames, self._outlet.wire, self._gateway.limits.page_bytes), reached, due)
+
+    async def write_run(
+        self, frames: Sequence[Frame], patterns: tuple[str, ...], reached: Callable[[int], object]
+    ) -> bool:
+        """What ``patterns`` select of a run of the log, as :meth:`write` does, from bytes that are shared with others."""
+        return await self._write(self._gateway.history.run(frames, patterns, self._outlet.wire), reached)
+
+    async def _write(
+        self, run: Iterable[Piece], reached: Callable[[int], object], due: Callable[[], bool] = lambda: True
+    ) -> bool:
+        for piece in run:
+            if not await self._steps.write(piece.data, piece.events, lambda: reached(piece.last), due):  # noqa: B023 - called at once
                 return False
         return True
 
-    def _joined(self, frames: Sequence[Frame]) -> bytes:
-        match self._outlet.wire:
-            case "ws":
-                parts = [frame.ws for frame in frames]
-            case "sse":
-                parts = [frame.sse for frame in frames]
-            case "native":
-                parts = [frame.native for frame in frames]
-        return native_messages(parts) if self._outlet.wire == "native" else b"".join(parts)
-
     def came_from(self, source: str) -> None:
         """Another page of ``ring``, ``log`` or ``filtered``."""
-        self._gateway.ctx.metrics.resumes.labels(source).inc()
+        self._gateway.ctx.metrics.caught_up(source)[0].inc()
         if self._source != "filtered" and source != "ring":
             self._source = source
         self._source = self._source or source
@@ -72,7 +63,7 @@ class Catchup:
     def done(self) -> None:
         """The client is live: count it, if it was behind."""
         if self._source:
-            self._gateway.ctx.metrics.resumed.labels(self._source).inc()
+            self._gateway.ctx.metrics.caught_up(self._source)[1].inc()
             self._source = ""
 
     def is_far(self, from_seq: int, to_seq: int, patterns: tuple[str, ...]) -> bool:
@@ -107,12 +98,15 @@ async def follow_log(gateway: Gateway, outlet: Outlet, cursor: Cursor, patterns:
             case FromRing(after):
                 frames = hub.ring_after(after, limits.page_bytes)
                 catchup.came_from("ring")
-                if await catchup.write(wanted(frames, patterns), feed.reached):
-                    feed.reached(frames[-1].seq)
+                run = even(after, frames)
+                if await catchup.write_run(run, patterns, feed.reached):
+                    feed.reached(run[-1].seq)
             case FromLog(from_seq, _) if catchup.is_far(from_seq, hub.view().ring_first, patterns):
                 await _filtered(gateway, feed, catchup, patterns[0], from_seq, hub.view().ring_first - 1)
             case FromLog(from_seq, to_seq):
-                if await catchup.write(await catchup.page(from_seq, to_seq, patterns), feed.reached):
+                catchup.came_from("log")
+                page = await gateway.pages.frames(from_seq, to_seq)
+                if await catchup.write_run(page, patterns, feed.reached):
                     feed.reached(to_seq)
     return None
 

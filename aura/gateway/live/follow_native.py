@@ -27,9 +27,10 @@ from aura.gateway.context import Gateway
 from aura.gateway.live.admission import Bucket
 from aura.gateway.live.dialects import native
 from aura.gateway.live.feed import FromLog, FromRing, GoLive
-from aura.gateway.live.follow import Catchup, wanted
+from aura.gateway.live.follow import Catchup
 from aura.gateway.live.frames import Frame, native_messages
 from aura.gateway.live.group import Group
+from aura.gateway.live.history import wanted
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.output_subscription import follow_output
 from aura.gateway.live.replay import play
@@ -202,6 +203,9 @@ class NativeClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def left(self) -> None:
+        """:meth:`run` has let go of everything."""
 
     async def _walk(self) -> None:
         """Bring all subscriptions to the head, and join the hub in the same turn."""

@@ -73,6 +73,7 @@ class Hub:
         self._scheduled = False
         self._flushed = 0
         self._ring: Ring | None = None
+        self._view: LogView | None = None
         self._outlets: dict[Outlet, str] = {}
         self._oldest_ns = 0
         """When the oldest event that is not flushed yet was stored; 0 when there is none."""
@@ -179,8 +180,10 @@ class Hub:
 
     def view(self) -> LogView:
         """The log as a feed needs to know it. Raises ``Unavailable``."""
-        ring = self._open_ring()
-        return LogView(self.epoch, self.first, ring.first, ring.head)
+        ring, view = self._open_ring(), self._view
+        if view is None or (view.head, view.epoch) != (ring.head, self.epoch):
+            view = self._view = LogView(self.epoch, self.first, ring.first, ring.head)
+        return view
 
     def ring_after(self, seq: int, max_bytes: int) -> list[Frame]:
         """See :meth:`Ring.after`."""
@@ -193,13 +196,13 @@ class Hub:
         if len(self._outlets) >= self._limits.connections:
             raise Unavailable("too many live connections", retry_after_s=5)
         self._outlets[outlet] = dialect
-        self._metrics.connections.labels(dialect).inc()
+        self._metrics.live(dialect).inc()
 
     def dismiss(self, outlet: Outlet) -> None:
         """Count it out. Safe twice."""
         dialect = self._outlets.pop(outlet, None)
         if dialect is not None:
-            self._metrics.connections.labels(dialect).dec()
+            self._metrics.live(dialect).dec()
 
     def join(self, patterns: tuple[str, ...], outlet: Outlet) -> Group:
         """Deliver live from the head on: call it in the same turn as the check that nothing is missing."""

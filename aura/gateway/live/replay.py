@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from aura.errors import InvalidRequest
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects import native
-from aura.gateway.live.follow import wanted
 from aura.gateway.live.frames import Frame, native_messages
+from aura.gateway.live.history import wanted
 from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.steps import Steps
 from aura.gateway.live.times import seq_at

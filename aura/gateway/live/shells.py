@@ -9,14 +9,13 @@ which takes none of the hub's places. What is refused after the upgrade is a clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 from aura.errors import AuraError, Forbidden, InvalidRequest, Unauthenticated, Unavailable
 from aura.gateway.access.failures import address_of
@@ -29,9 +28,10 @@ from aura.gateway.live.admission import Bucket
 from aura.gateway.live.clients import Client, Prepare
 from aura.gateway.live.dialects import native
 from aura.gateway.live.dialects.job import parse_event_id
+from aura.gateway.live.http_protocol import TRANSPORT
 from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.socket_outlet import WebSocketOutlet
-from aura.gateway.live.sockets import OUTLET, TRANSPORT
+from aura.gateway.live.sockets import OUTLET
 from aura.gateway.live.sse import SseOutlet
 from aura.gateway.live.visibility import Visibility
 
@@ -47,6 +47,16 @@ async def _run(client: Client, outlet: Outlet) -> None:
     except Exception:
         log.exception("live.failed")
         outlet.end(Ending.INTERNAL, "internal error")
+
+
+async def _end(serving: asyncio.Task[None], client: Client) -> None:
+    """It has left."""
+    try:
+        if not serving.done():
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+    finally:
+        await client.left()
 
 
 def _refuse(outlet: Outlet, error: AuraError) -> None:
@@ -68,13 +78,16 @@ def _refuse(outlet: Outlet, error: AuraError) -> None:
 class _Socket:
     """One WebSocket connection from its handshake to its end."""
 
+    __slots__ = ("_bucket", "_gateway", "_outlet", "_receive", "_scope", "_send")
+
     def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = gateway
         self._scope = scope
         self._receive = receive
         self._send = send
         self._outlet: WebSocketOutlet = scope["extensions"][OUTLET]
-        self._bucket = Bucket(gateway.ctx.clock, gateway.limits.inbound_burst, gateway.limits.inbound_per_s)
+        self._bucket: Bucket | None = None
+        """Made when the client says something."""
 
     async def serve(self, dialect: str, prepare: Prepare, subprotocol: str | None = None) -> None:
         """Raises what is refused before the upgrade."""
@@ -141,18 +154,23 @@ class _Socket:
         """Serve and listen until the client leaves, or may no longer stay."""
         self._outlet.forget_handshake()
         unwatch = self._gateway.access.watch(principal, self._outlet.end)
-        serving = asyncio.ensure_future(_run(client, self._outlet))
+        serving = asyncio.get_running_loop().create_task(_run(client, self._outlet))
         try:
             while (message := await self._receive())["type"] != "websocket.disconnect":
-                if not self._bucket.take():
+                if not self._within_rate():
                     self._gateway.ctx.metrics.dropped.labels("too_many_messages").inc()
                     self._outlet.end(Ending.POLICY, "too many messages")
                     return
                 await client.receive(_said(message))
         finally:
             unwatch()
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            await _end(serving, client)
+
+    def _within_rate(self) -> bool:
+        if self._bucket is None:
+            limits = self._gateway.limits
+            self._bucket = Bucket(self._gateway.ctx.clock, limits.inbound_burst, limits.inbound_per_s)
+        return self._bucket.take()
 
 
 def _said(message: Any) -> str | bytes:
@@ -167,41 +185,36 @@ class Sockets:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def events(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def events(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """``/ws/events``."""
-        asked = query(LiveQuery, _as_request(scope, receive, send))
-        await _Socket(self._gateway, scope, receive, send).serve("events", clients.of_events(self._gateway, asked))
+        asked = query(LiveQuery, scope)
+        return _Socket(self._gateway, scope, receive, send).serve("events", clients.of_events(self._gateway, asked))
 
-    async def job(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def job(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """``/ws/job/{job_id}``."""
-        asked = query(JobLiveQuery, _as_request(scope, receive, send))
+        asked = query(JobLiveQuery, scope)
         prepare = clients.of_job(self._gateway, scope["path_params"]["job_id"], asked)
-        await _Socket(self._gateway, scope, receive, send).serve("job", prepare)
+        return _Socket(self._gateway, scope, receive, send).serve("job", prepare)
 
-    async def orchestrator(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def orchestrator(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """``/ws/orchestrator/{session_id}``."""
-        asked = query(SessionLiveQuery, _as_request(scope, receive, send))
+        asked = query(SessionLiveQuery, scope)
         prepare = clients.of_session(self._gateway, scope["path_params"]["session_id"], asked)
-        await _Socket(self._gateway, scope, receive, send).serve("orchestrator", prepare)
+        return _Socket(self._gateway, scope, receive, send).serve("orchestrator", prepare)
 
-    async def plain(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def plain(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """``/ws``: the subprotocol decides (RFC 6455 §4.2.2). Only ones that we do not know are refused: a client that asked for them
         would not understand the studio's messages."""
-        query(NoQuery, _as_request(scope, receive, send))
+        query(NoQuery, scope)
         socket = _Socket(self._gateway, scope, receive, send)
         offered = scope.get("subprotocols", [])
         if native.SUBPROTOCOL in offered:
             scope["extensions"][OUTLET].wire = "native"
-            await socket.serve("native", clients.of_native(self._gateway), native.SUBPROTOCOL)
+            return socket.serve("native", clients.of_native(self._gateway), native.SUBPROTOCOL)
         elif offered:
             raise InvalidRequest(f"the only subprotocol is {native.SUBPROTOCOL}", field="Sec-WebSocket-Protocol")
         else:
-            await socket.serve("studio", clients.of_studio(self._gateway))
-
-
-def _as_request(scope: Scope, receive: Receive, send: Send) -> Request:
-    """Query parameters are read alike for both kinds of connection."""
-    return WebSocket(scope, receive, send)  # type: ignore[return-value]
+            return socket.serve("studio", clients.of_studio(self._gateway))
 
 
 # ---------------------------------------------------------------- SSE
@@ -248,12 +261,12 @@ class Streams:
         principal = await gateway.access.request(request.scope, "log.follow")
         leave = gateway.admission.enter(principal)
         unwatch: Callable[[], None] | None = None
-        serving = None
+        client = serving = None
         try:
             client = (await prepare(Visibility(gateway.access, principal)))(outlet)
             gateway.hub.admit(outlet, dialect)
             unwatch = gateway.access.watch(principal, outlet.end)
-            serving = asyncio.ensure_future(_run(client, outlet))
+            serving = asyncio.get_running_loop().create_task(_run(client, outlet))
             heartbeat_s = gateway.limits.sse_heartbeat_s
             transport = request.scope["extensions"][TRANSPORT]
             await outlet.respond(transport, request.receive, send, epoch=gateway.hub.epoch, heartbeat_s=heartbeat_s)
@@ -262,9 +275,8 @@ class Streams:
                 unwatch()
             gateway.hub.dismiss(outlet)
             leave()
-            if serving is not None:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
+            if client is not None and serving is not None:
+                await _end(serving, client)
 
 
 def _resumed(asked: Any, request: Request) -> Any:

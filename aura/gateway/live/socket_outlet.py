@@ -22,7 +22,7 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aura.gateway.live.outlet import Lane, Wire
 
@@ -121,14 +121,10 @@ class WebSocketOutlet:
 
     def forget_handshake(self) -> None:
         """Let go of the request and its headers, several kilobytes for each idle client: nobody asks for them any more."""
-        self._protocol.request = self._protocol.response = None  # type: ignore[assignment]
-        scope = cast(dict[str, Any], self._protocol.scope)
-        scope["headers"] = []
-        scope.pop("aura.headers", None)
+        self._protocol.scope.clear()
 
     async def drained(self, timeout_s: float) -> bool:
-        writable = self._protocol.writable
-        while not writable.is_set() and not self.closed:
+        while (writable := self._protocol.writable) is not None and not self.closed:
             before = taken(self._protocol.transport)
             try:
                 async with asyncio.timeout(timeout_s):

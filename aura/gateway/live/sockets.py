@@ -1,300 +1,331 @@
-"""uvicorn's protocol classes with the bounds that it leaves open, and a direct way from the hub to the transport.
+"""A WebSocket connection from its handshake to its end, as ASGI (spec 2.4) and as a direct way from the hub to the transport.
 
-* :class:`HttpProtocol` bounds the head of a request in bytes and in time and answers garbage with a problem. It puts its transport into
-  the scope (``extensions["aura.transport"]``), so that an event stream whose client reads nothing can be cut.
-* :class:`WebSocketProtocol` puts a :class:`WebSocketOutlet` into the scope (``extensions["aura.outlet"]``): the hub
-  writes prebuilt frames through it, with no task, no queue and no copy per client. It bounds fragments and
-  pongs, says 1001 at shutdown, and gives a close handshake :data:`CLOSE_WAIT_S` before the connection is cut; longer to a client that
-  is still taking what was written before, so that a slow one gets to read its 4408 and where to resume.
+::
 
-Both subclass uvicorn internals; ``tests/integration/test_gateway_sockets.py`` pins the behaviour that is relied on.
+    http_protocol.py ──▶ ASKED ──websocket.accept: 101──▶ OPEN ──a close frame went out──▶ CLOSING ──▶ CLOSED
+                           ├──websocket.close, websocket.http.response.*: refused────────────▲
+                           └──no handshake (handshake.py): a problem─────────────────────────┘
+
+An idle client costs little: its request is let go of, and what only some connections need is made when they do: the queue of what the
+application has yet to take, the parser (``inbound.py``), the event that says "there is room again". A pong, which is all that a listener
+ever says, is read without the parser (``keepalive.py``); who says more keeps one, because only it knows whether a frame is under way.
+
+:class:`WebSocketOutlet` is put into the scope (``extensions["aura.outlet"]``): the hub writes prebuilt frames through it, with no task, no
+queue and no copy per client.
+
+Invariants
+
+* One close frame at most, no event and no pong after it; nothing but HTTP before the 101.
+* The application gets ``websocket.disconnect`` after all messages, whatever ends the connection.
+* What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application.
+  So is what it makes us say: pongs that it does not read end the connection.
+* uvicorn counts the connection from the upgrade to its loss, and its task: a graceful shutdown waits for both.
+
+Failure cases
+
+* Who answers no ping is closed with 1011 (``keepalive.py``); frames that are none with 1002, 1007 or 1009, too many fragments with 1008,
+  all with 1001 at shutdown.
+* Who does not answer our close frame is cut (``closing.py``).
+* An application that raises, or returns without an answer, is a 500 while that can still be said.
 """
 
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+import logging
+from email.utils import formatdate
+from enum import Enum
+from typing import TYPE_CHECKING, Any, assert_never, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
-from websockets.frames import Frame
-from websockets.http11 import Response
-from websockets.server import ServerProtocol
+from websockets.frames import Frame, Opcode
 
 from aura.gateway.api import problems
 from aura.gateway.limits import Limits
+from aura.gateway.live import handshake
+from aura.gateway.live.closing import Closing, abort_soon
+from aura.gateway.live.frames import ws_text
+from aura.gateway.live.inbound import Bad, Closed, Endless, Inbound, Pong, close_frame
+from aura.gateway.live.inbox import Inbox
+from aura.gateway.live.keepalive import Keepalive
 from aura.gateway.live.outlet import Ending
-from aura.gateway.live.socket_outlet import WebSocketOutlet, taken, untaken
+from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.ids import SystemIds
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from aura.gateway.live.http_protocol import HttpProtocol
 
-#: Seconds between our close frame and cutting the connection of a client that does not answer it, and how many times as long one has that
-#: is still reading.
-CLOSE_WAIT_S = 2.0
-CLOSE_LOOKS = 15
-#: Most bytes of a response that are joined.
-CORKED_BYTES = 64 * 1024
 OUTLET = "aura.outlet"
-TRANSPORT = "aura.transport"
 
-
+_PROBLEM = (b"Content-Type", problems.MEDIA_TYPE.encode())
 _ids = SystemIds()
+_log = logging.getLogger("uvicorn.error")
 
 
-def _problem(status: int, code: str, detail: str) -> bytes:
+def problem(status: int, code: str, detail: str) -> bytes:
     """A problem from below the application, where there is no request to speak of."""
     return problems.problem(status, code, detail, trace_id=_ids.uuid7().replace("-", ""))
 
 
-class _Handshake(ServerProtocol):
-    """websockets' protocol with problems instead of plain text for handshakes that are none. No extensions: no compression."""
-
-    def reject(self, status: HTTPStatus | int, text: str) -> Response:  # noqa: ARG002 - websockets' words are not ours
-        found = super().reject(status, "")
-        found.body = _problem(int(status), "bad_handshake", "not a valid WebSocket handshake")
-        for name, value in (("Content-Length", str(len(found.body))), ("Content-Type", "application/problem+json")):
-            del found.headers[name]
-            found.headers[name] = value
-        return found
+class _State(Enum):
+    ASKED = 1
+    OPEN = 2
+    CLOSING = 3
+    CLOSED = 4
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """See the module docstring."""
+class WebSocketProtocol(asyncio.Protocol):
+    """See the module docstring. Made by :class:`HttpProtocol` for a request that wants to be one."""
 
+    __slots__ = ("_answer", "_app", "_closing", "_connect", "_inbound", "_inbox", "_keepalive", "_key", "_loop", "_outlet",
+                 "_read_paused", "_server", "_state", "scope", "transport", "writable")  # fmt: skip
     limits = Limits()
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
-        super().__init__(config, server_state, app_state, **more)
-        self.conn = _Handshake(max_size=config.ws_max_size, logger=self.logger)
-        self.close_timeout = CLOSE_WAIT_S
-        self._fragments = 0
-        self._seen = self._owed = 0
-        """What the client had taken when it was last looked at, and what it will have taken with the last ping."""
+    def __init__(self, config: Config, server: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = config.loaded_app
+        self._server = server
+        self._loop = loop
+        self._state = _State.ASKED
+        self._key = b""
+        self._connect = True
+        """The application has yet to hear of the connection."""
+        self._answer: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None
+        """A refusal of which not everything was said."""
+        self._inbound: Inbound | None = None
+        self._inbox = Inbox(loop)
+        self._read_paused = False
+        self.writable: asyncio.Event | None = None
+        """Set when there is room again; ``None`` while there is."""
+        self._keepalive: Keepalive | None = None
+        self._closing: Closing | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._outlet = WebSocketOutlet(self, transport)
-        super().connection_made(cast(asyncio.Transport, self._outlet.transport))
+    # --- the handshake
 
-    async def run_asgi(self) -> None:
-        self.scope["extensions"][OUTLET] = self._outlet  # type: ignore[assignment]
-        await super().run_asgi()
+    def upgrade(self, http: HttpProtocol) -> None:
+        """Take over the connection of ``http``, which has read a request for it."""
+        self._outlet = WebSocketOutlet(self, http.transport)
+        self.transport = cast(asyncio.Transport, self._outlet.transport)
+        cast(set[Any], self._server.connections).add(self)
+        headers = handshake.trimmed(http.headers)
+        match handshake.asked(http.scope["method"], http.scope["http_version"], headers):
+            case handshake.Refused(status, more):
+                body = problem(status, "bad_handshake", "not a valid WebSocket handshake")
+                self._respond(status, [*more, _PROBLEM], body)
+            case handshake.Asked(key, subprotocols):
+                self._key = key
+                self.scope = http.socket_scope(headers, subprotocols)
+                self.scope["extensions"][OUTLET] = self._outlet
+                task = self._loop.create_task(self._run())
+                self._server.tasks.add(task)
+                task.add_done_callback(self._server.tasks.discard)
 
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            self.handshake_complete = True  # refused is answered too: uvicorn would log each such handshake as an error
+    async def _run(self) -> None:
+        try:
+            await self._app(self.scope, self._receive, self._send)
+        except ClientDisconnected:
+            pass
+        except asyncio.CancelledError:  # uvicorn waits no longer
+            self._failed()
+        except BaseException:  # noqa: BLE001 - whatever it is, it ends here; uvicorn does the same
+            _log.exception("Exception in ASGI application\n")
+            self._failed()
+        else:
+            if self._state is _State.ASKED:
+                _log.error("ASGI callable returned without completing handshake.")
+                self._failed()
+        if self._closing is None:
+            self.transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _failed(self) -> None:
+        if self._state is _State.ASKED and self._answer is None:
+            self._respond(500, [_PROBLEM], problem(500, "internal", ""))
+
+    def _respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._state = _State.CLOSING
+        date = (b"Date", formatdate(usegmt=True).encode())
+        self.transport.write(handshake.response(status, [date, *headers], body))
+        self.transport.close()
+
+    # --- ASGI
+
+    async def _send(self, message: Any) -> None:
+        if self.writable is not None:
+            await self.writable.wait()
+        kind = message["type"]
+        if self._state in (_State.CLOSING, _State.CLOSED):
+            raise ClientDisconnected
+        if self._answer is not None:
+            self._refuse(kind, message)
+        elif self._state is _State.ASKED:
+            self._reply(kind, message)
+        elif kind == "websocket.send":
+            data, text = message.get("bytes"), message.get("text")
+            said = Frame(Opcode.BINARY, data).serialize(mask=False) if data is not None else ws_text(text.encode())
+            self.transport.write(said)
+        elif kind == "websocket.close":
+            self.end(message.get("code", Ending.DONE), message.get("reason") or "")
+        else:
+            raise RuntimeError(f"websocket.send or websocket.close was expected, not {kind}")
+
+    def _reply(self, kind: str, message: Any) -> None:
+        match kind:
+            case "websocket.accept":
+                if not self.transport.is_closing():
+                    headers = [*self._server.default_headers, *message.get("headers", ())]
+                    self._state = _State.OPEN
+                    self.transport.write(handshake.switching(self._key, headers, message.get("subprotocol")))
+                    self._keepalive = Keepalive(self._loop, self.transport, self.limits.ping_s, self._late)
+            case "websocket.close":
+                self._inbox.put({"type": "websocket.disconnect", "code": 1006})
+                self._respond(403, [_PROBLEM], problem(403, "refused", ""))
+            case "websocket.http.response.start":
+                self._answer = (message["status"], list(message.get("headers", ())), b"")
+            case _:
+                raise RuntimeError(f"an answer to the handshake was expected, not {kind}")
+
+    def _refuse(self, kind: str, message: Any) -> None:
+        assert self._answer is not None
+        if kind != "websocket.http.response.body":
+            raise RuntimeError(f"websocket.http.response.body was expected, not {kind}")
+        status, headers, body = self._answer
+        body += message.get("body", b"")
+        self._answer = (status, headers, body)
+        if not message.get("more_body", False):
+            self._inbox.put({"type": "websocket.disconnect", "code": 1006})
+            self._respond(status, headers, body)
+
+    async def _receive(self) -> Any:
+        if self._connect:
+            self._connect = False
+            return {"type": "websocket.connect"}
+        message = await self._inbox.take()
+        if self._inbox.empty:
+            self._resume_reading()
+        return message
+
+    # --- what the client says
+
+    def data_received(self, data: bytes) -> None:
+        if self._inbound is None:
+            if self._keepalive is not None and self._keepalive.takes(data):
+                return
+            limits, closing = self.limits, self._state is _State.CLOSING
+            self._inbound = Inbound(
+                max_bytes=limits.inbound_bytes, max_fragments=limits.inbound_fragments, closing=closing
+            )
+        for said in self._inbound.feed(data):
+            match said:
+                case str():
+                    self._on_message({"type": "websocket.receive", "text": said})
+                case bytes():
+                    self._on_message({"type": "websocket.receive", "bytes": said})
+                case Pong(payload):
+                    if self._keepalive is not None:
+                        self._keepalive.pong(payload)
+                case Endless():
+                    self.end(Ending.POLICY, "too many fragments")
+                case Closed(code, reason) | Bad(code, reason):
+                    self._on_close(code, reason)
+                case _:
+                    assert_never(said)
+        answer = self._inbound.answer()
+        if answer and self._state is _State.OPEN:
+            if self.transport.get_write_buffer_size() > self.limits.outbound_bytes:
+                self.transport.abort()  # it sends pings and reads nothing
+            else:
+                self.transport.write(answer)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if self._state in (_State.CLOSING, _State.CLOSED):
+            return  # what it says to our close is still read
+        self._inbox.put(message)
+        if not self._read_paused:
+            self._read_paused = True
+            self.transport.pause_reading()
+
+    def _on_close(self, code: int, reason: str) -> None:
+        """It closes, answers our close, or says what is none of WebSocket: then the answer is a close of ours."""
         self._outlet.mute()
-        super().connection_lost(exc)
+        if self._state is not _State.CLOSING:
+            self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+            if self._state is _State.OPEN and self._inbound is not None:
+                self.transport.write(self._inbound.answer())
+            self._state = _State.CLOSING
+        self._stop_waiting()
+        self.transport.close()
+        abort_soon(self._loop, self.transport)
 
-    def handle_parser_exception(self) -> None:
-        self._outlet.mute()
-        super().handle_parser_exception()
-        self._abort_soon()
-
-    def send_keepalive_ping(self) -> None:
-        self._seen = taken(self.transport)
-        self._owed = self._seen + untaken(self.transport)
-        super().send_keepalive_ping()
-
-    def keepalive_timeout(self) -> None:
-        now = taken(self.transport)
-        if (
-            self._seen < now < self._owed and not self.close_sent
-        ):  # it is still reading what was written before the ping
-            self._seen = now
-            self.pong_timer = self.loop.call_later(self.limits.ping_s, self.keepalive_timeout)
-            return
-        self._outlet.mute()
-        super().keepalive_timeout()
-        self._abort_soon()
-
-    def _abort_soon(self) -> None:
-        """The transport closes once all is sent, which it may never be."""
-        self.loop.call_later(CLOSE_WAIT_S, self.transport.abort)
-
-    def handle_cont(self, event: Frame) -> None:
-        self._fragments += 1
-        if self._fragments > self.limits.inbound_fragments:
-            self.end(Ending.POLICY, "too many fragments")
-            return
-        super().handle_cont(event)
-        if event.fin:
-            self._fragments = 0
-
-    def handle_ping(self) -> None:
-        if self.transport.get_write_buffer_size() > self.limits.outbound_bytes:
-            self.transport.abort()  # it sends pings and reads nothing
-            return
-        super().handle_ping()
-
-    def handle_close(self, event: Frame) -> None:
-        self._outlet.mute()
-        super().handle_close(event)
-        if self.transport.is_closing():
-            self._abort_soon()
+    # --- the end
 
     def end(self, code: int, reason: str) -> None:
         """Close frame, then a short wait for the answer, then cut. Safe twice and before the handshake."""
-        if self.close_sent or self.disconnected or self.transport.is_closing():
+        if self._state in (_State.CLOSING, _State.CLOSED) or self.transport.is_closing():
             return
-        if not self.handshake_complete:
+        if self._state is _State.ASKED:
             self.transport.close()
             return
+        self._write_close(code, reason)
+        self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._resume_reading()
+        self._closing = Closing(self._loop, self.transport)
+
+    def _late(self) -> None:
+        if self._state is _State.OPEN:
+            self._write_close(Ending.INTERNAL, "keepalive ping timeout")
+            self.transport.close()
+            abort_soon(self._loop, self.transport)
+
+    def _write_close(self, code: int, reason: str) -> None:
         self._outlet.mute()
-        self.stop_keepalive()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.conn.send_close(code, reason[:120])
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
-        self._wait_for_close(CLOSE_LOOKS)
+        self._stop_pings()
+        self._state = _State.CLOSING
+        self.transport.write(
+            self._inbound.close(code, reason) if self._inbound is not None else close_frame(code, reason)
+        )
 
-    def _wait_for_close(self, looks: int) -> None:
-        self.close_timer = self.loop.call_later(CLOSE_WAIT_S, self._cut, taken(self.transport), looks)
+    def _stop_waiting(self) -> None:
+        if self._closing is not None:
+            self._closing.stop()
+            self._closing = None
 
-    def _cut(self, before: int, looks: int) -> None:
-        self.close_timer = None
-        if looks and taken(self.transport) > before:
-            self._wait_for_close(looks - 1)
-        else:
-            self.transport.abort()
+    def _stop_pings(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.stop()
+            self._keepalive = None
 
     def shutdown(self) -> None:
-        if self.handshake_complete:
+        """uvicorn ends."""
+        if self._state is _State.OPEN:
             self.end(Ending.GOING_AWAY, "restarting")
-        else:
-            super().shutdown()
+        elif self._state is _State.ASKED:
+            self._failed()
+            self.transport.close()
 
-
-class _Cork:
-    """Joins what is written in one turn of the event loop: uvicorn writes a response's head and body apart, this makes one system
-    call and one packet of them. Everything else goes to the transport."""
-
-    __slots__ = ("_loop", "_parts", "_size", "transport")
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self.transport = transport
-        self._loop = loop
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > CORKED_BYTES:
-            self._flush()  # so that the transport can say "enough"
-
-    def close(self) -> None:
-        self._flush()
-        self.transport.close()
-
-    def _flush(self) -> None:
-        if self._parts:
-            data, self._parts, self._size = b"".join(self._parts), [], 0
-            self.transport.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.transport, name)
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """See the module docstring."""
-
-    limits = Limits()
-
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], **more: Any) -> None:
-        super().__init__(config, server_state, app_state, **more)
-        self._in_head = True
-        self._unparsed = 0
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.transport = cast(asyncio.Transport, _Cork(transport, self.loop))
-        self._await_head()
+    # --- the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_done()
-        super().connection_lost(exc)
+        self._outlet.mute()
+        self._stop_pings()
+        self._stop_waiting()
+        self._inbox.put({"type": "websocket.disconnect", "code": 1006 if self._state is _State.ASKED else 1005})
+        self._state = _State.CLOSED
+        self.resume_writing()  # nobody will say it any more
+        cast(set[Any], self._server.connections).discard(self)
+        if exc is None:
+            self.transport.close()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head:  # llhttp collects a header before it tells us, so an unfinished head is counted here
-            self._unparsed += len(data)
-            if self._unparsed > self.limits.head_bytes:
-                self._refuse_head()
+    def pause_writing(self) -> None:
+        if self.writable is None and self._state is not _State.CLOSED:
+            self.writable = asyncio.Event()
 
-    def handle_websocket_upgrade(self) -> None:
-        self.transport = cast(_Cork, self.transport).transport
-        super().handle_websocket_upgrade()
+    def resume_writing(self) -> None:
+        if self.writable is not None:
+            self.writable.set()
+            self.writable = None
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
-        self._head_bytes = 0
-        if self._head_timer is None:
-            self._await_head()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes > self.limits.head_bytes:
-            self._refuse_head()
-            raise ValueError("the head is too large")  # stops the parser
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._unparsed = 0
-        self._head_done()
-        self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
-        super().on_headers_complete()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours
-        self._refuse(400, "bad_request", "not a valid HTTP request")
-
-    def _refuse_head(self) -> None:
-        self._refuse(431, "headers_too_large", "the head of the request is too large")
-
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._head_late)
-
-    def _head_done(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_late(self) -> None:
-        self._head_timer = None
-        self.transport.abort()
-
-    def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer below the application, where no request exists, and close."""
-        self._head_done()
-        if self.transport.is_closing():
-            return
-        body = _problem(status, code, detail)
-        head = (
-            f"HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-            "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-
-def protocols(limits: Limits) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
-    """HTTP and WebSocket protocol classes bound to ``limits``."""
-    http = type("BoundHttpProtocol", (HttpProtocol,), {"limits": limits})
-    websocket = type("BoundWebSocketProtocol", (WebSocketProtocol,), {"limits": limits})
-    return cast(type[asyncio.Protocol], http), cast(type[asyncio.Protocol], websocket)
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self.transport.resume_reading()

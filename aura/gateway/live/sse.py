@@ -12,7 +12,7 @@ import asyncio
 
 from starlette.types import Receive, Send
 
-from aura.gateway.live import sockets
+from aura.gateway.live import closing
 from aura.gateway.live.outlet import Lane, Wire
 from aura.gateway.live.socket_outlet import taken
 
@@ -101,9 +101,9 @@ class SseOutlet:
     async def _cut(self, transport: asyncio.Transport) -> None:
         """Once the outlet has ended: wait while the client takes what is left, at most so long, then end the connection."""
         await self._ending.wait()
-        for _ in range(sockets.CLOSE_LOOKS):
+        for _ in range(closing.CLOSE_LOOKS):
             before = taken(transport)
-            await asyncio.sleep(sockets.CLOSE_WAIT_S)
+            await asyncio.sleep(closing.CLOSE_WAIT_S)
             if taken(transport) <= before:
                 break
         transport.abort()

@@ -9,28 +9,10 @@ Failure cases: a client that takes nothing for ``stall_s`` is closed with 4408 a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
 from aura.gateway.context import Gateway
 from aura.gateway.live.outlet import Outlet
-
-T = TypeVar("T")
-
-
-def pieces(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
-    """``items`` in order, in runs of at most ``most`` bytes (or of one item that is larger). ``sizes``: of each, in bytes."""
-    if items and sum(sizes) <= most:
-        yield items
-        return
-    start = bytes_ = 0
-    for at, size in enumerate(sizes):
-        if bytes_ + size > most and at > start:
-            yield items[start:at]
-            start, bytes_ = at, 0
-        bytes_ += size
-    if start < len(items):
-        yield items[start:]
 
 
 class Steps:
