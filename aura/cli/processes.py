@@ -151,7 +151,7 @@ class Gateway(_Composed):
         from aura.gateway.api.job_output import JobOutput
         from aura.gateway.context import GatewayContext
         from aura.gateway.limits import Limits
-        from aura.gateway.live.fan import fans
+        from aura.gateway.live.fan import Fans
         from aura.gateway.live.hub import Hub
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
@@ -175,7 +175,9 @@ class Gateway(_Composed):
         self._parts.push_async_callback(commands.stop)
         await commands.start()
         limits, metrics = Limits(), Metrics()
-        hub = Hub(clock, limits, metrics, fans(settings.io_uring))
+        fans = Fans(settings.io_uring)
+        self._parts.callback(fans.close)
+        hub = Hub(clock, limits, metrics, fans)
         side.health.on_lost(hub.lost)
         guarded_commands = GuardedCommands(side.service, side.health)
         tickets = JetStreamTickets(connection, clock, ids)

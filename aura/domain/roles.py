@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from aura.setting_values import ANY_ROLE
 
@@ -13,7 +14,10 @@ class RoleModels:
     """``of`` maps roles to models; ``rest`` is the model of every other role."""
 
     rest: str
-    of: Mapping[str, str] = field(default_factory=dict)
+    of: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", MappingProxyType(dict(self.of)))
 
     @classmethod
     def configured(cls, mapping: Mapping[str, str]) -> RoleModels:

@@ -29,7 +29,7 @@ from aura.config import Settings
 from aura.errors import AuraError
 from aura.gateway.context import GatewayContext
 from aura.gateway.limits import Limits
-from aura.gateway.live.fan import fans
+from aura.gateway.live.fan import Fans
 from aura.gateway.live.hub import Hub
 from aura.gateway.metrics import Metrics
 from aura.gateway.server import GatewayService
@@ -113,7 +113,7 @@ def gateway(feed: Feed, history: int, limits: Limits) -> tuple[GatewayService, L
     """The service over a list."""
     clock, metrics = SystemClock(), Metrics()
     log = ListLog([feed.event(seq) for seq in range(1, history + 1)])
-    hub = Hub(clock, limits, metrics, fans(Settings().io_uring))
+    hub = Hub(clock, limits, metrics, Fans(Settings().io_uring))
     nothing: Any = None
     ctx = GatewayContext(
         settings=Settings(host="127.0.0.1", port=0),

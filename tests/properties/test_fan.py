@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
 from array import array
@@ -217,6 +218,24 @@ def test_a_kernel_that_does_not_keep_its_word_is_not_believed(monkeypatch: pytes
     _ring().close()
     monkeypatch.setattr(io_uring, "_FLAGS", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     assert open_ring() is None
+
+
+def test_a_ring_that_answers_late_is_not_believed_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was to be there at once is not: that is an answer too, and no crash."""
+    _ring().close()
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(SubmissionRing, "send", lambda *_: {})
+    assert open_ring() is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ring_lets_go_of_all_it_has() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    ring = _ring()
+    assert len(os.listdir("/proc/self/fd")) > before
+    ring.close()
+    ring.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_more_clients_than_a_ring_has_places(peers: list[Peer]) -> None:

@@ -187,12 +187,12 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
 def query(model: type[Q], request: Mapping[str, Any]) -> Q:
     """The query string of a request (or of its scope) as ``model``. Raises ``InvalidRequest``: unknown, repeated or malformed
     parameters."""
-    found: Q = _query(model, request["query_string"])
+    parsed = _parsed if any(_is_list(model, name) for name in model.model_fields) else _shared
+    found: Q = parsed(model, request["query_string"])
     return found
 
 
-@lru_cache(64)  # clients that come back at once ask for the same, and forms are frozen
-def _query(model: type[Any], raw: bytes) -> Any:
+def _parsed(model: type[Any], raw: bytes) -> Any:
     found: dict[str, Any] = {}
     for name, value in QueryParams(raw).multi_items():
         if name in found and not _is_list(model, name):
@@ -202,3 +202,7 @@ def _query(model: type[Any], raw: bytes) -> Any:
         else:
             found[name] = value
     return r.parse(model, found)
+
+
+#: Clients that come back at once ask for the same, and forms are frozen; but a list in one is not.
+_shared = lru_cache(64)(_parsed)

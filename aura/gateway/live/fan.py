@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import structlog
 
@@ -77,9 +77,18 @@ def _write(fds: array[int], data: bytes) -> dict[int, int]:
     return short
 
 
-def fans(io_uring: str) -> Callable[[], Fan]:
-    """How this process makes its fans: with one ring for all, or without. ``io_uring`` is the setting."""
-    ring = open_ring() if io_uring == "auto" else None
-    if ring is not None:
-        log.info("live.io_uring")
-    return lambda: Fan(ring)
+class Fans:
+    """How a process makes its fans: with one ring for all, or without. ``io_uring`` is the setting."""
+
+    def __init__(self, io_uring: str) -> None:
+        self._ring = open_ring() if io_uring == "auto" else None
+        if self._ring is not None:
+            log.info("live.io_uring")
+
+    def __call__(self) -> Fan:
+        return Fan(self._ring)
+
+    def close(self) -> None:
+        """Let go of the ring: fans go on one by one. Safe twice."""
+        if self._ring is not None:
+            self._ring.close()

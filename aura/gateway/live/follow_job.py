@@ -4,8 +4,9 @@
 Both kinds of live input are subscribed before history is read, so nothing falls in between: events after the head at
 that moment come from the hub, output is read from storage until a read finds nothing that came meanwhile. What is
 pushed live and lost shows by its ``i``, or when the tap compares with storage, and is read. Memory per client is
-bounded: while it catches up, live output is held (up to :data:`_HELD_BYTES`; beyond that it is only a hint to read on), and what was
-read is written in ``steps``. Without holding, a job that says something more often than a read takes would be read for ever.
+bounded: while it catches up, live output is held, one message or as much as a client may have unsent (beyond that it is only a hint to
+read on), and what was read is written in ``steps``. Without holding, a job that says something more often than a read takes would be read
+for ever.
 
 A cursor that cannot be honoured (of another log, or beyond an end) is a reset, and everything is told from the start: one job's
 feed is short, so nothing needs to be skipped. The feed does not end with the job: a closed job may be retried.
@@ -37,8 +38,6 @@ from aura.gateway.live.taps import OutputFrame, shown
 log = structlog.get_logger("aura.gateway")
 #: Pause before storage is asked again after it did not answer.
 _AGAIN_S = 0.5
-#: Live output that is kept for a client while it catches up, bytes.
-_HELD_BYTES = 64 * 1024
 
 
 class _Left(Exception):
@@ -95,7 +94,7 @@ class JobFollower:
         try:
             async with self._steps.turns:
                 head = self._gateway.hub.head
-                unwatch = self._gateway.hub.watch(self._guards, self._on_event, self._failed)
+                unwatch = self._gateway.hub.watch(self._guards, self._on_event, self.failed)
                 stop = await self._gateway.taps.follow(self._project, self._job_id, self._on_output, self._on_missed)
                 await self._tell_history(head)
                 early, self._early = self._early or [], None
@@ -173,7 +172,7 @@ class JobFollower:
 
     def _hold(self, message: Message[OutputFrame]) -> None:
         self._held_bytes += sum(len(frame.note.ws) for frame in message.frames)
-        if self._held_bytes <= _HELD_BYTES:
+        if not self._held or self._held_bytes <= self._gateway.limits.outbound_bytes:
             self._held.append(message)
         else:
             self._held, self._held_bytes = [], 0
@@ -198,7 +197,7 @@ class JobFollower:
         try:
             self._show(self._feed.live(message))
         except Exception as error:
-            self._failed(error)
+            self.failed(error)
             raise
         self._wake_if_needed()
 
@@ -206,8 +205,8 @@ class JobFollower:
         self._feed.missed()
         self._wake.set()
 
-    def _failed(self, error: Exception) -> None:
-        """What was live cannot be told: this feed ends, explicitly."""
+    def failed(self, error: Exception) -> None:
+        """What was live cannot be told, or not be written: this feed ends, explicitly."""
         self._failure = error
         self._wake.set()
 
@@ -239,10 +238,10 @@ class JobFollower:
             self._pending_bytes += len(told)
             if not self._behind and not self._scheduled:
                 self._scheduled = True
-                self._gateway.turn.ends_with(self._flush)
+                self._gateway.turn.ends_with(self)
 
-    def _flush(self) -> tuple[int, int]:
-        """Live: all that is pending, at once. How many messages and bytes."""
+    def flush(self) -> tuple[int, int]:
+        """See :class:`~aura.gateway.live.turn.Writer`: all that is pending, at once."""
         self._scheduled = False
         outlet = self._outlet
         if not self._pending or self._behind or outlet.closed:
@@ -283,6 +282,7 @@ class JobFollower:
 
     def _too_slow(self) -> None:
         self._steps.slow()
+        self._take()  # nobody will have it
         self._wake.set()
 
 

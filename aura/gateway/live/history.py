@@ -8,8 +8,8 @@ Invariants
 
 * A run is named by its first and last sequence, the subjects and the framing. The log never changes, so what is kept is never stale; a log
   that is another one ends the process's live feeds (``Hub.lost``), and nobody asks any more.
-* Kept are at most :data:`KEPT_BYTES` (G12), those that were asked for last; and nothing for longer than :data:`KEPT_S` after the last time
-  somebody asked for anything.
+* Kept are at most :data:`KEPT_BYTES` (G12), those that were asked for last; and nothing once nobody has asked for anything for
+  :data:`KEPT_S` to twice as long.
 """
 
 from __future__ import annotations

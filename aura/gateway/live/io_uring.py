@@ -33,6 +33,7 @@ import socket
 import struct
 import sys
 from array import array
+from typing import Literal
 
 import structlog
 
@@ -64,13 +65,15 @@ class SubmissionRing:
         self._fd = self._call(_SETUP, entries, (ctypes.c_char * _PARAMS).from_buffer(params))
         if self._fd < 0:
             raise _failed("io_uring_setup")
+        self.broken = False
+        """The kernel refused to take requests: nothing more will be sent by it."""
+        self._views: list[memoryview] = []
+        self._maps: list[mmap.mmap] = []
         try:
             self._map(params)
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
-        self.broken = False
-        """The kernel refused to take requests: nothing more will be sent by it."""
 
     def _map(self, params: bytearray) -> None:
         self._entries, cq_entries, _, _, _, features = struct.unpack_from("=6I", params)
@@ -79,9 +82,9 @@ class SubmissionRing:
         sq_head, sq_tail, _, _, _, _, sq_array = struct.unpack_from("=7I", params, _SQ_OFFSETS)
         cq_head, cq_tail, _, _, _, cqes = struct.unpack_from("=6I", params, _CQ_OFFSETS)
         size = max(sq_array + self._entries * _WORD, cqes + cq_entries * _CQE.size)
-        self._memory = mmap.mmap(self._fd, size, offset=0)
-        self._sqes = mmap.mmap(self._fd, self._entries * _SQE.size, offset=_OFF_SQES)
-        self._words = memoryview(self._memory).cast("I")
+        self._memory = self._mapped(size, 0)
+        sqes = self._mapped(self._entries * _SQE.size, _OFF_SQES)
+        self._words = self._column(self._memory, "I", 0, 1)
         self._sq_head, self._sq_tail = sq_head // _WORD, sq_tail // _WORD
         self._cq_head, self._cq_tail, self._cqes, self._cq_mask = (
             cq_head // _WORD,
@@ -91,11 +94,21 @@ class SubmissionRing:
         )
         for slot in range(self._entries):
             self._words[sq_array // _WORD + slot] = slot
-            _SQE.pack_into(self._sqes, slot * _SQE.size, _OP_SEND, _CQE_SKIP_SUCCESS, 0, -1, 0, 0, 0, _FLAGS, slot)
-        columns = memoryview(self._sqes)
-        self._fds = columns.cast("I")[1 :: _SQE.size // 4]
-        self._addresses = columns.cast("Q")[2 :: _SQE.size // 8]
-        self._lengths = columns.cast("I")[6 :: _SQE.size // 4]
+            _SQE.pack_into(sqes, slot * _SQE.size, _OP_SEND, _CQE_SKIP_SUCCESS, 0, -1, 0, 0, 0, _FLAGS, slot)
+        self._fds = self._column(sqes, "I", 1, _SQE.size // 4)
+        self._addresses = self._column(sqes, "Q", 2, _SQE.size // 8)
+        self._lengths = self._column(sqes, "I", 6, _SQE.size // 4)
+
+    def _mapped(self, size: int, offset: int) -> mmap.mmap:
+        found = mmap.mmap(self._fd, size, offset=offset)
+        self._maps.append(found)
+        return found
+
+    def _column(self, of: mmap.mmap, kind: Literal["I", "Q"], first: int, step: int) -> memoryview:
+        with memoryview(of) as whole, whole.cast(kind) as items:
+            found = items[first::step]
+        self._views.append(found)
+        return found
 
     def send(self, fds: array[int], data: bytes) -> dict[int, int]:
         """Send ``data`` to each of ``fds`` (``array("I")``). Which of them, by place, took less than all, and how many bytes. Never
@@ -143,11 +156,15 @@ class SubmissionRing:
         return taken
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it. Safe twice."""
         self.broken = True
-        for view in (self._words, self._fds, self._addresses, self._lengths):
+        for view in self._views:
             view.release()
-        os.close(self._fd)
+        for mapped in self._maps:
+            mapped.close()  # each has a file descriptor of its own
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _failed(call: str) -> OSError:
@@ -164,7 +181,11 @@ def open_ring() -> SubmissionRing | None:
     except (OSError, AttributeError, ValueError) as error:
         log.info("live.no_io_uring", reason=str(error))
         return None
-    if not _prove(ring):
+    try:
+        proven = _prove(ring)
+    except OSError:  # something that had to be there is not
+        proven = False
+    if not proven:
         ring.close()
         log.warning("live.no_io_uring", reason="it does not do what its manual says")
         return None

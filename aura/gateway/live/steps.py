@@ -39,6 +39,7 @@ class Steps:
             self._gateway.hub.wrote(messages, len(data))
             if not await self._outlet.drained(self._gateway.limits.stall_s):
                 self.slow()
+                return False
             return not self._outlet.closed
 
     def slow(self) -> None:

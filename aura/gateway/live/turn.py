@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
 log = structlog.get_logger("aura.gateway")
 
-#: Writes what is pending for one client; ``(messages, bytes)``.
-Flush = Callable[[], tuple[int, int]]
+
+class Writer(Protocol):
+    """Somebody who has something pending for one client."""
+
+    def flush(self) -> tuple[int, int]:
+        """Write it. How many messages and bytes."""
+
+    def failed(self, error: Exception) -> None:
+        """:meth:`flush` raised, so something may be missing now: this client must be told. Never raises."""
 
 
 class Turn:
@@ -22,22 +30,23 @@ class Turn:
 
     def __init__(self, wrote: Callable[[int, int], None]) -> None:
         self._wrote = wrote
-        self._due: list[Flush] = []
+        self._due: list[Writer] = []
 
-    def ends_with(self, flush: Flush) -> None:
-        """Call ``flush`` when this turn ends, in the order of these calls; once for each of them."""
+    def ends_with(self, writer: Writer) -> None:
+        """Let it write when this turn ends, in the order of these calls; once for each of them."""
         if not self._due:
             asyncio.get_running_loop().call_soon(self._end)
-        self._due.append(flush)
+        self._due.append(writer)
 
     def _end(self) -> None:
         due, self._due = self._due, []
         messages = size = 0
-        for flush in due:
+        for writer in due:
             try:
-                flushed = flush()
-            except Exception:  # one client's; the others' bytes must go out
+                flushed = writer.flush()
+            except Exception as error:  # one client's; the others' bytes must go out
                 log.exception("turn.flush_failed")
+                writer.failed(error)
                 continue
             messages += flushed[0]
             size += flushed[1]

@@ -11,7 +11,6 @@ import orjson
 import pytest
 
 from aura.gateway.limits import Limits
-from aura.gateway.live import follow_job
 from aura.gateway.live.dialects.job import PlainJob
 from aura.gateway.live.follow_job import JobFollower
 from aura.gateway.live.job_feed import Message
@@ -116,9 +115,45 @@ async def test_g11_a_hole_in_what_was_pushed_is_read() -> None:
     run.cancel()
 
 
-async def test_g12_more_than_is_held_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow_job, "_HELD_BYTES", 1_000)
+async def test_a_message_larger_than_the_bound_is_held_alone() -> None:
+    """Else a job of such messages would be read for ever."""
     world = World()
+    world.limits = Limits(outbound_bytes=1_000)
+    world.stored = [message(1)]
+    run = asyncio.create_task(JobFollower(world, world, 1, JOB, PlainJob("ws")).run())  # type: ignore[arg-type]
+    await world.reading.wait()
+    ((tell, _),) = world.followers
+    tell(pushed(message(2, "x" * 5_000)))
+    world.answer.set()
+    await settle()
+    assert (world.said(), world.reads) == ([0, 1], 1)
+    run.cancel()
+
+
+async def test_g11_a_feed_whose_write_fails_ends_and_has_no_hole() -> None:
+    world = World()
+    world.stored = [message(1)]
+    run = asyncio.create_task(JobFollower(world, world, 1, JOB, PlainJob("ws")).run())  # type: ignore[arg-type]
+    world.answer.set()
+    await settle()
+    ((tell, _),) = world.followers
+    write = world.write
+
+    def fail(data: bytes) -> None:
+        world.write = write  # type: ignore[method-assign]
+        raise RuntimeError("no such luck")
+
+    world.write = fail  # type: ignore[method-assign]
+    tell(pushed(message(2)))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="no such luck"):
+        await asyncio.wait_for(run, 5)
+    assert world.said() == [0]
+
+
+async def test_g12_more_than_is_held_is_read() -> None:
+    world = World()
+    world.limits = Limits(outbound_bytes=1_000)
     world.stored = [message(1)]
     follower = JobFollower(world, world, 1, JOB, PlainJob("ws"))  # type: ignore[arg-type]
     run = asyncio.create_task(follower.run())
