@@ -28,9 +28,9 @@ from aura.gateway.api.forms import JobLiveQuery
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects.job import START, PlainJob, Position, Shown, Telling
 from aura.gateway.live.frames import Frame, Note, sse_event
-from aura.gateway.live.history import pieces
 from aura.gateway.live.job_feed import JobFeed, Message
 from aura.gateway.live.outlet import Ending, Outlet
+from aura.gateway.live.pieces import pieces
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps
 from aura.gateway.live.taps import OutputFrame, shown

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
-from aura.events.subjects import LOG_SUBJECTS
-from aura.gateway.live.frames import Frame, native_messages
+from aura.gateway.live.frames import Frame
 from aura.gateway.live.outlet import Wire
-from aura.gateway.live.trie import selector
+from aura.gateway.live.pieces import Piece, cut
+from aura.gateway.live.trie import wanted
 
 KEPT_BYTES = 8 * 1024 * 1024
 #: A run of more (a page of unusually large events) is made piece by piece for whoever asks, and never held as a whole.
@@ -34,65 +32,13 @@ KEPT_S = 5.0
 EVEN = 128
 
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One step: its bytes, how many events they are, and the last one's sequence."""
-
-    data: bytes
-    events: int
-    last: int
-
-
 _Key = tuple[int, int, tuple[str, ...], Wire]
-
-
-def wanted(frames: Sequence[Frame], patterns: tuple[str, ...]) -> Sequence[Frame]:
-    """The frames that the patterns select."""
-    if all(subject in patterns for subject in LOG_SUBJECTS):
-        return frames
-    selects = selector(patterns)
-    return [frame for frame in frames if selects(frame.subject)]
 
 
 def even(after: int, frames: Sequence[Frame]) -> Sequence[Frame]:
     """The part of a run after ``after`` that many will ask for."""
     count = (after + len(frames)) // EVEN * EVEN - after
     return frames[:count] if count >= EVEN else frames
-
-
-def joined(frames: Sequence[Frame], wire: Wire) -> bytes:
-    """As one piece of bytes."""
-    match wire:
-        case "ws":
-            return b"".join([frame.ws for frame in frames])
-        case "sse":
-            return b"".join([frame.sse for frame in frames])
-        case "native":
-            return native_messages([frame.native for frame in frames])
-
-
-def pieces(items: Sequence[T], sizes: Sequence[int], most: int) -> Iterator[Sequence[T]]:
-    """``items`` in order, in runs of at most ``most`` bytes (or of one item that is larger). ``sizes``: of each, in bytes."""
-    if items and sum(sizes) <= most:
-        yield items
-        return
-    start = bytes_ = 0
-    for at, size in enumerate(sizes):
-        if bytes_ + size > most and at > start:
-            yield items[start:at]
-            start, bytes_ = at, 0
-        bytes_ += size
-    if start < len(items):
-        yield items[start:]
-
-
-def cut(frames: Sequence[Frame], wire: Wire, most: int) -> Iterator[Piece]:
-    """In pieces of at most ``most`` bytes (or of one event that is larger), each made when it is asked for."""
-    for part in pieces(frames, [len(frame.ws) for frame in frames], most):
-        yield Piece(joined(part, wire), len(part), part[-1].seq)
 
 
 class History:

@@ -7,11 +7,13 @@ first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 from aura.errors import InvalidRequest
+from aura.events.subjects import LOG_SUBJECTS
+from aura.gateway.live.frames import Frame
 
 V = TypeVar("V")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]{1,64}|\*)\Z")
@@ -46,6 +48,14 @@ def matches(pattern: str, subject: str) -> bool:
 def selector(patterns: tuple[str, ...]) -> Callable[[str], object]:
     """A test for "one of ``patterns`` selects this subject", for reading many subjects of history."""
     return re.compile("|".join(f"(?:{_expression(pattern)})" for pattern in patterns)).match
+
+
+def wanted(frames: Sequence[Frame], patterns: tuple[str, ...]) -> Sequence[Frame]:
+    """The frames that the patterns select."""
+    if all(subject in patterns for subject in LOG_SUBJECTS):
+        return frames
+    selects = selector(patterns)
+    return [frame for frame in frames if selects(frame.subject)]
 
 
 def _expression(pattern: str) -> str:
