@@ -23,6 +23,7 @@ from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.gateway.ports import Row
 from aura.log.store import Recorded
 from tests.support.gateway import World, make_world, receive, running
+from tests.support.loops import event_loop_policy  # noqa: F401 - all of these run on both event loops
 
 TEXT, BINARY, CLOSE, PING, CONTINUATION = 1, 2, 8, 9, 0
 

@@ -21,6 +21,7 @@ from aura.gateway.live import closing
 from aura.log.store import Append
 from tests.support.access import auth, client, issue, secured
 from tests.support.gateway import World, receive, running
+from tests.support.loops import event_loop_policy  # noqa: F401 - all of these run on both event loops
 
 UPGRADE = (
     "GET /ws/events HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

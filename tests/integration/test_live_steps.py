@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 from aura.gateway.limits import Limits
 from tests.integration.test_live_bounds import NATIVE, _small, closed_with, fill, frames
 from tests.support.gateway import World, running
+from tests.support.loops import event_loop_policy  # noqa: F401 - all of these run on both event loops
 
 #: What asyncio's transport holds before it says "enough", with a step on top and a word or two.
 MOST_UNSENT = 64 * 1024 + Limits().page_bytes + 64 * 1024

@@ -40,6 +40,7 @@ from aura.log.output import OutputMessage, SealedOutput
 from aura.log.output_memory import MemoryOutputBackend, memory_content_and_output
 from aura.log.store import Recorded
 from aura.log.tickets import MemoryTickets
+from tests.support.loops import fan
 
 DIRECTOR_KEY = "correct horse battery staple"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -388,7 +389,7 @@ def make_world(
     ports = Ports(store, content, output, silent, silent, ensure_pool, clock, ids)
     commands = CommandService(ports, Policy(roles=RoleModels("employee_ollama"), retention_s=retention_s))
     queries, metrics = LogQueries(store, clock), Metrics()
-    hub = Hub(clock, limits, metrics)
+    hub = Hub(clock, limits, metrics, fan)
 
     async def next_job(model: str, worker_id: str, wait_s: float, lease_ttl_s: float | None, caller: Caller) -> Any:
         for row in (await queries.list_jobs(JobFilter(("ASSIGNED",), model=model), limit=1)).rows:
