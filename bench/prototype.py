@@ -19,7 +19,8 @@ from pathlib import Path
 from bench import raw, servers
 from bench.samples import Latency
 
-_STREAM = {
+#: A stream like the log's, without guards.
+STREAM = {
     "name": "BARE",
     "subjects": ["append.bare.>"],
     "subject_transform": {"src": "append.bare.>", "dest": "bare.>"},
@@ -43,7 +44,7 @@ async def measure(folder: Path, rate: int, seconds: int) -> Bare:
     """Open loop, ``rate`` jobs a second; the first second is not counted."""
     async with servers.nats(folder, name="bare") as nats:
         client = await raw.connect(nats.url)
-        await raw.api(client, f"STREAM.CREATE.{_STREAM['name']}", _STREAM)
+        await raw.api(client, f"STREAM.CREATE.{STREAM['name']}", STREAM)
         ledger = folder / "bare-ledger"
         me = [sys.executable, "-m", "bench.prototype"]
         scheduler = await servers.copy_of([*me, "scheduler", nats.url], env={}, log=folder / "bare-scheduler.log")

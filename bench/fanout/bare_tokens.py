@@ -13,17 +13,11 @@ import time
 from pathlib import Path
 
 from bench import raw, servers
+from bench.prototype import STREAM
 from bench.raw import RawClient
 from bench.samples import Latency
 
-_STREAM = {
-    "name": "BARE",
-    "subjects": ["append.bare.>"],
-    "subject_transform": {"src": "append.bare.>", "dest": "bare.>"},
-    "republish": {"src": "bare.>", "dest": "bare.>"},
-    "storage": "file",
-    "allow_atomic": True,
-}
+_STREAM = STREAM | {"allow_atomic": True}
 _CHUNK = b"t=%d and so on "
 _WARM_S = 1.0
 
