@@ -56,6 +56,8 @@ from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.ids import SystemIds
 
 if TYPE_CHECKING:
+    from httptools.parser.url_parser import URL
+
     from aura.gateway.live.http_protocol import HttpProtocol
 
 OUTLET = "aura.outlet"
@@ -105,8 +107,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # --- the handshake
 
-    def upgrade(self, http: HttpProtocol) -> None:
-        """Take over the connection of ``http``, which has read a request for it."""
+    def upgrade(self, http: HttpProtocol, target: URL) -> None:
+        """Take over the connection of ``http``, which has read a request for it, of ``target``."""
         self._outlet = WebSocketOutlet(self, http.transport)
         self.transport = cast(asyncio.Transport, self._outlet.transport)
         cast(set[Any], self._server.connections).add(self)
@@ -117,7 +119,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._respond(status, [*more, _PROBLEM], body)
             case handshake.Asked(key, subprotocols):
                 self._key = key
-                self.scope = http.socket_scope(headers, subprotocols)
+                self.scope = http.socket_scope(target, headers, subprotocols)
                 self.scope["extensions"][OUTLET] = self._outlet
                 task = self._loop.create_task(self._run())
                 self._server.tasks.add(task)
