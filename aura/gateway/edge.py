@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from aura.clock import Clock
 from aura.errors import InvalidRequest
@@ -113,6 +114,8 @@ class Edge:
             _check_path(scope)
             security.check_caller(self._policy, scope, headers, host)
             await self._app(scope, receive, watched)
+        except ClientDisconnected:
+            raise  # there is nobody to refuse
         except Exception as error:
             if accepted:
                 raise
@@ -132,6 +135,8 @@ class Edge:
 def _check_path(scope: MutableMapping[str, Any]) -> None:
     """Paths are plain: no NUL, no control characters, no ``..``, no encoded slash that a proxy would read otherwise."""
     path = scope["path"]
+    if not path.startswith("/"):  # OPTIONS knows ``*`` (RFC 9112 §3.2.4), and nothing here is called so
+        raise HTTPException(404)
     raw = scope.get("raw_path", b"").lower()
     if len(raw) > 2_048 or not path.isprintable() or "\\" in path or "/../" in path + "/" or b"%2f" in raw:
         raise InvalidRequest("the path is not well formed", field="path")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -18,7 +19,8 @@ from websockets.frames import Frame, Opcode
 
 from aura.commands.handler import Caller
 from aura.gateway.limits import Limits
-from aura.gateway.live import closing
+from aura.gateway.live import clients, closing
+from aura.gateway.live.http_protocol import HttpProtocol, _ends
 from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.gateway.ports import Row
 from aura.log.store import Recorded
@@ -149,6 +151,15 @@ _REQUEST = (
         (_REQUEST.replace(b"Host: ", b"Content-Length: 2\r\nHost: ") + b"{}", 400),
         (_REQUEST.replace(b"localhost", b"evil.example"), 421),
         (_REQUEST.replace(b"/ws/events", b"/ws/none"), 404),
+        (_REQUEST.replace(b"/ws/events", b"*"), 404),
+        (_REQUEST.replace(b"Upgrade: websocket", b"Upgrade: websocket\r\nUpgrade: h2c"), 426),
+        (_REQUEST.replace(b"Connection: keep-alive, Upgrade\r\n", b""), 426),
+        (_REQUEST.replace(b"keep-alive, Upgrade", b"keep-alive"), 426),
+        (_REQUEST.replace(b"keep-alive, Upgrade", b"Upgrade, ;"), 400),
+        (_REQUEST.replace(b"keep-alive, Upgrade", b";"), 400),
+        (_REQUEST.replace(b"GET", b"POST").replace(b"keep-alive, Upgrade", b"close"), 405),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + _REQUEST, 400),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2 + _REQUEST, 400),
     ],
 )
 async def test_a_handshake_that_is_none_is_a_problem_and_the_end(world: World, request_: bytes, status: int) -> None:
@@ -156,6 +167,7 @@ async def test_a_handshake_that_is_none_is_a_problem_and_the_end(world: World, r
     writer.write(request_)
     async with asyncio.timeout(5):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert body.count(b"HTTP/1.1") == 0, "one answer"
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head.lower()
     assert b"connection: close" in head.lower()
@@ -163,23 +175,82 @@ async def test_a_handshake_that_is_none_is_a_problem_and_the_end(world: World, r
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        _REQUEST.replace(b"keep-alive, Upgrade", b"upgrade\r\nConnection: keep-alive"),
+        _REQUEST.replace(b"keep-alive, Upgrade", b"keep-alive\r\nConnection: Upgrade"),
+        _REQUEST.replace(b"Upgrade: websocket", b"Upgrade: WebSocket \t"),
+        _REQUEST.replace(b"/ws/events", b"http://localhost/ws/events"),
+        _REQUEST.replace(b"/ws/events", b"http://localhost/ws/events?since=0"),
+        _REQUEST.replace(b"/ws/events", b"/ws/events?since=0#x"),
+    ],
+)
+async def test_a_handshake_in_other_words_is_one(world: World, request_: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(request_)
+    async with asyncio.timeout(5):
+        assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
+async def test_another_protocol_is_not_ours_and_is_no_news(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
 async def test_a_handshake_may_come_in_pieces(world: World) -> None:
+    assert world.service._server is not None
+    connections = world.service._server.server_state.connections
     for cut in (1, len(_REQUEST) - 1):
+        known = set(connections)
         reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
         writer.write(_REQUEST[:cut])
-        await asyncio.sleep(0.01)
-        writer.write(_REQUEST[cut:])
         async with asyncio.timeout(5):
+            while not any(isinstance(one, HttpProtocol) and one._unparsed == cut for one in connections - known):
+                await asyncio.sleep(0)
+            writer.write(_REQUEST[cut:])
             assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
         writer.close()
+
+
+async def test_a_handshake_after_an_answer_ends_the_wait_for_the_next_request() -> None:
+    async with running(limits=replace(Limits(), ping_s=0.3)) as world:
+        assert world.service._server is not None
+        world.service._server.config.timeout_keep_alive = 0.1  # type: ignore[assignment]
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(5):
+            await reader.readuntil(b'{"status":"ok"}')
+            writer.write(_REQUEST)
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            assert (await reader.readexactly(2))[0] & 0x0F == PING, "later than a connection of HTTP would have lived"
+        writer.close()
+
+
+@pytest.mark.parametrize("then", [_REQUEST, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+async def test_a_stream_that_another_request_follows_hears_that_its_client_has_left(world: World, then: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(b"GET /sse/events HTTP/1.1\r\nHost: localhost\r\n\r\n" + then)
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        assert world.service._server is not None
+        while world.hub.connections or world.service._server.server_state.tasks:
+            await asyncio.sleep(0.01)
 
 
 async def test_one_that_closes_with_its_handshake_just_ends(world: World) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
     writer.write(_REQUEST + b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4))
+    assert world.service._server is not None
     async with asyncio.timeout(5):
         assert await reader.read() == b"", "no frame before the 101"
-        while world.hub.connections:
+        while world.hub.connections or world.service._server.server_state.tasks:
             await asyncio.sleep(0.01)
     writer.close()
 
@@ -231,6 +302,75 @@ async def test_a_client_that_closes_and_never_reads_is_cut(monkeypatch: pytest.M
         silent.writer.close()
 
 
+async def test_an_application_that_fails_is_1011(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(_self: object, _message: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(clients._Listener, "receive", fails)
+    client = await Raw.open(world)
+    client.send(TEXT, b"{}")
+    assert await client.close_code() == 1011
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_client_that_half_closes_and_reads_nothing_is_cut(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
+    async with running() as world:
+        one = await _Follower.stuck(world)
+        if fails:
+            one.outlet._protocol._failed()
+        one.client.writer.write_eof()
+        await _gone(world)
+        assert one.outlet.closed
+        one.client.writer.close()
+
+
+async def test_a_client_that_half_closes_is_told_nothing_more(world: World) -> None:
+    one = await _Follower.live(world)
+    one.client.writer.write_eof()
+    async with asyncio.timeout(5):
+        while not one.outlet.closed:
+            await asyncio.sleep(0)
+        _event(world)
+        assert await one.client.reader.read() == b""
+    await _gone(world)
+    one.client.writer.close()
+
+
+@pytest.mark.parametrize("code", [1000, 4408])
+async def test_who_ends_while_the_transport_closes_is_closed_and_cut(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05 if code == 1000 else 1_000)
+    async with running() as world:
+        one = await _Follower.stuck(world)
+        one.outlet.transport.transport.close()
+        one.outlet.end(code, "")
+        assert one.outlet.closed
+        one.outlet.end(code, "")
+        await _gone(world)
+        one.client.writer.close()
+
+
+async def test_no_timer_outlives_its_connection(world: World) -> None:
+    one = await _Follower.live(world)
+    one.client.send(CLOSE, struct.pack("!H", 1000))
+    await one.client.close_code()
+    await _gone(world)
+    cut = one.outlet._protocol._cut
+    assert cut is not None
+    assert cut.cancelled()
+
+
+async def _gone(world: World) -> None:
+    """Nothing is left of any connection."""
+    assert world.service._server is not None
+    state = world.service._server.server_state
+    async with asyncio.timeout(5):
+        while state.connections or state.tasks or world.hub.connections:
+            await asyncio.sleep(0.01)
+
+
 async def test_pings_of_a_client_that_reads_nothing_do_not_pile_up() -> None:
     async with running(limits=replace(Limits(), outbound_bytes=1_000)) as world:
         client = await Raw.open(world)
@@ -261,6 +401,15 @@ class _Follower:
         [outlet] = set(world.hub._outlets) - before
         assert isinstance(outlet, WebSocketOutlet)
         return cls(client, outlet)
+
+    @classmethod
+    async def stuck(cls, world: World) -> _Follower:
+        """One that reads nothing, with bytes that the system does not take."""
+        one = await cls.live(world)
+        one.client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        while not one.outlet.buffered():
+            _event(world, 200_000)
+        return one
 
     def past(self) -> bool:
         """Whether it is sent to past its transport."""
@@ -356,6 +505,16 @@ async def test_one_that_is_too_slow_is_4408_and_the_others_get_everything() -> N
             seen += 1
             assert found[1].startswith(b'{"seq":%d,' % seen)
         assert found == (CLOSE, struct.pack("!H", 4408) + b"since=%d" % seen)
+
+
+def test_of_a_connection_that_is_half_gone_our_address_is_known() -> None:
+    class Transport(asyncio.Transport):
+        def __init__(self, held: socket.socket | None) -> None:
+            super().__init__({"socket": held})
+
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        assert _ends(Transport(held)) == (held.getsockname(), None)
+    assert _ends(Transport(held)) == _ends(Transport(None)) == (None, None)
 
 
 async def test_a_head_that_trickles_is_cut() -> None:

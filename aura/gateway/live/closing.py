@@ -39,6 +39,6 @@ class Closing:
             self._transport.abort()
 
 
-def abort_soon(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
-    """For a transport that is closed."""
-    loop.call_later(CLOSE_WAIT_S, transport.abort)
+def abort_soon(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> asyncio.TimerHandle:
+    """For a transport that is closed. To be cancelled when its connection is lost, or it is held for as long."""
+    return loop.call_later(CLOSE_WAIT_S, transport.abort)

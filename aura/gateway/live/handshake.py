@@ -26,6 +26,8 @@ from websockets.headers import parse_connection, parse_subprotocol, parse_upgrad
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: 16 bytes in base64 (§4.1): 22 digits and the padding.
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch
+#: Most bytes of a value whose meaning is kept. Clients say the same few, and whoever says something else is not to fill our memory.
+_KEPT_BYTES = 64
 _READ = frozenset({b"connection", b"upgrade", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-protocol", b"origin",
                    b"content-length", b"transfer-encoding"})  # fmt: skip
 
@@ -51,12 +53,25 @@ class Refused:
 _BAD = Refused(400)
 _NOT_GET = Refused(405, ((b"Allow", b"GET"),))
 _NOT_1_1 = Refused(505)
-_NO_UPGRADE = Refused(426, ((b"Upgrade", b"websocket"),))
+NO_UPGRADE = Refused(426, ((b"Upgrade", b"websocket"),))
 
 
 def trimmed(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Values without the white space after them, which llhttp leaves (RFC 9112 §5)."""
     return [(name, value.rstrip(b" \t")) for name, value in headers]
+
+
+def wanted(headers: Headers) -> bool:
+    """Whether a request wants to be a WebSocket, well or badly, so that it is :func:`asked`: one ``Upgrade`` of it names
+    ``websocket``. Names in lower case, values as llhttp leaves them."""
+    for name, value in headers:
+        if name == b"upgrade":
+            try:
+                if "websocket" in _protocols(value.rstrip(b" \t")):
+                    return True
+            except InvalidHeaderFormat:
+                continue
+    return False
 
 
 def asked(method: str, version: str, headers: Headers) -> Asked | Refused:
@@ -74,10 +89,10 @@ def asked(method: str, version: str, headers: Headers) -> Asked | Refused:
     try:
         options = [option for value in found.get(b"connection", ()) for option in _options(value)]
         if "upgrade" not in options:
-            return _NO_UPGRADE
+            return NO_UPGRADE
         protocols = [protocol for value in found.get(b"upgrade", ()) for protocol in _protocols(value)]
         if protocols != ["websocket"]:
-            return _NO_UPGRADE
+            return NO_UPGRADE
         subprotocols = [token for value in found.get(b"sec-websocket-protocol", ()) for token in _tokens(value)]
     except InvalidHeaderFormat:
         return _BAD
@@ -88,19 +103,29 @@ def asked(method: str, version: str, headers: Headers) -> Asked | Refused:
             return _BAD
 
 
-@lru_cache(64)
 def _options(value: bytes) -> tuple[str, ...]:
+    return _options_kept(value) if len(value) <= _KEPT_BYTES else _options_of(value)
+
+
+def _protocols(value: bytes) -> tuple[str, ...]:
+    return _protocols_kept(value) if len(value) <= _KEPT_BYTES else _protocols_of(value)
+
+
+def _options_of(value: bytes) -> tuple[str, ...]:
     return tuple(option.lower() for option in parse_connection(value.decode("latin-1")))
 
 
-@lru_cache(64)
-def _protocols(value: bytes) -> tuple[str, ...]:
+def _protocols_of(value: bytes) -> tuple[str, ...]:
     return tuple(protocol.lower() for protocol in parse_upgrade(value.decode("latin-1")))
 
 
-@lru_cache(64)
-def _tokens(value: bytes) -> tuple[str, ...]:
-    return tuple(parse_subprotocol(value.decode("latin-1")))
+_options_kept = lru_cache(64)(_options_of)
+_protocols_kept = lru_cache(64)(_protocols_of)
+
+
+def _tokens(value: bytes) -> list[str]:
+    """Never kept: some clients say who they are here."""
+    return list(parse_subprotocol(value.decode("latin-1")))
 
 
 def accept_of(key: bytes) -> bytes:

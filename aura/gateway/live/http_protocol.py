@@ -11,17 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from aura.gateway.limits import Limits
+from aura.gateway.live import handshake
+from aura.gateway.live.closing import abort_soon
 from aura.gateway.live.sockets import WebSocketProtocol, problem
+
+if TYPE_CHECKING:
+    from httptools.parser.url_parser import URL
+    from uvicorn._types import ASGI3Application
 
 #: Most bytes of a response that are joined.
 CORKED_BYTES = 64 * 1024
@@ -75,6 +82,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._wants_socket: bool | None = None
+        self._running: RequestResponseCycle | None = None
+        """What the application was last given; later requests wait for its answer."""
+        self._cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.connections.add(self)
@@ -86,7 +96,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_done()
+        if self._cut is not None:
+            self._cut.cancel()
+        self._unset_keepalive_if_required()
+        if self._running is not None and self._running is not self.cycle:  # uvicorn tells only the last
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -95,8 +116,6 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self._upgrade(data[upgrade.args[0] :])
-            else:
-                self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
             self.send_400_response("")
         else:
@@ -106,7 +125,18 @@ class HttpProtocol(HttpToolsProtocol):
                     self._refuse_head()
 
     def _upgrade(self, rest: bytes) -> None:
-        """Whoever holds the parser is held by it: without letting go of it, nothing here would leave before the next collection."""
+        """Whoever holds the parser is held by it: without letting go of it, nothing here would leave before the next collection.
+
+        Refused while a request before it has no answer: that would follow the 101, and would never hear that the client has left."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(400, "bad_handshake", "a request before the handshake has no answer yet")
+            return
+        try:
+            target = httptools.parse_url(self.url)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
+        self._unset_keepalive_if_required()
         cork = cast(_Cork, self.transport)
         cork.flush()
         self.transport = cork.transport
@@ -114,13 +144,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         upgraded = cast(type[WebSocketProtocol], self.ws_protocol_class)(self.config, self.server_state, self.loop)
         self.transport.set_protocol(upgraded)
-        upgraded.upgrade(self)
+        upgraded.upgrade(self, target)
         if rest:
             upgraded.data_received(rest)
 
-    def socket_scope(self, headers: list[tuple[bytes, bytes]], subprotocols: list[str]) -> dict[str, Any]:
-        """The request as ASGI knows one that wants to be a WebSocket."""
-        path, _, query = self.url.partition(b"?")
+    def socket_scope(self, target: URL, headers: list[tuple[bytes, bytes]], subprotocols: list[str]) -> dict[str, Any]:
+        """The request as ASGI knows one that wants to be a WebSocket. Its target may be a whole URL (RFC 9112 §3.2.2)."""
+        path = target.path or b"/"
         text = path.decode("ascii")  # llhttp lets nothing else through
         return {
             "type": "websocket",
@@ -132,7 +162,7 @@ class HttpProtocol(HttpToolsProtocol):
             "root_path": self.root_path,
             "path": self.root_path + (unquote(text) if "%" in text else text),
             "raw_path": self.root_path.encode("ascii") + path,
-            "query_string": query,
+            "query_string": target.query or b"",
             "headers": headers,
             "subprotocols": subprotocols,
             "state": self.app_state.copy(),
@@ -148,9 +178,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._await_head()
 
     def _should_upgrade(self) -> bool:
-        """uvicorn asks three times for each request."""
-        if self._wants_socket is None or self._in_head:
-            self._wants_socket = super()._should_upgrade()
+        """Asked several times for each request."""
+        if self._wants_socket is None:
+            self._wants_socket = handshake.wanted(self.headers)
         return self._wants_socket
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -165,6 +195,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._unparsed = 0
         self._head_done()
         self.scope["extensions"] = {TRANSPORT: self.transport}  # type: ignore[dict-item]
+        if self._should_upgrade() and not self.parser.should_upgrade():
+            self._refuse_handshake()
+            raise ValueError("no handshake")  # stops the parser
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not ours
@@ -172,6 +205,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse_head(self) -> None:
         self._refuse(431, "headers_too_large", "the head of the request is too large")
+
+    def _refuse_handshake(self) -> None:
+        """One whose ``Connection`` does not say ``upgrade``, so that llhttp takes it for an ordinary request."""
+        method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
+        found = handshake.asked(method, version, handshake.trimmed(self.headers))
+        refused = found if isinstance(found, handshake.Refused) else handshake.NO_UPGRADE
+        more = b"".join([b"%b: %b\r\n" % pair for pair in refused.headers])
+        self._refuse(refused.status, "bad_handshake", "not a valid WebSocket handshake", more)
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.limits.head_timeout_s, self._head_late)
@@ -185,33 +226,42 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer = None
         self.transport.abort()
 
-    def _refuse(self, status: int, code: str, detail: str) -> None:
-        """Answer below the application, where no request exists, and close."""
+    def _refuse(self, status: int, code: str, detail: str, more: bytes = b"") -> None:
+        """Answer below the application, where no request exists, and close. ``more`` are fields."""
         self._head_done()
         if self.transport.is_closing():
             return
         body = problem(status, code, detail)
         head = (
             f"HTTP/1.1 {status} Refused\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
-            "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
+            "x-content-type-options: nosniff\r\nconnection: close\r\n"
         )
-        self.transport.write(head.encode() + body)
+        self.transport.write(head.encode() + more + b"\r\n" + body)
         self.transport.close()
+        self._cut = abort_soon(self.loop, self.transport)
 
 
 def _ends(transport: asyncio.Transport) -> tuple[Address | None, Address | None]:
     """Our address and the client's. uvloop makes a socket for every question; this is one for both."""
-    try:
-        borrowed = socket.socket(fileno=transport.get_extra_info("socket").fileno())
-        try:
-            ours, theirs = borrowed.getsockname(), borrowed.getpeername()
-        finally:
-            borrowed.detach()
-    except (OSError, ValueError):
+    held = transport.get_extra_info("socket")
+    if held is None:
         return None, None  # it has gone again
-    if not isinstance(ours, tuple) or not isinstance(theirs, tuple):
+    try:
+        borrowed = socket.socket(fileno=held.fileno())
+    except (OSError, ValueError):
         return None, None
-    return (ours[0], ours[1]), (theirs[0], theirs[1])
+    try:
+        return _address(borrowed.getsockname), _address(borrowed.getpeername)
+    finally:
+        borrowed.detach()
+
+
+def _address(of: Callable[[], Any]) -> Address | None:
+    try:
+        found = of()
+    except OSError:
+        return None
+    return (found[0], found[1]) if isinstance(found, tuple) else None
 
 
 def protocols(limits: Limits) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:

@@ -3,13 +3,13 @@
 ::
 
     hub's groups ──past───────────────────────────▶ file descriptor
-    history, words of the protocol ──write──┐            ▲
-    uvicorn: pongs, pings, closes ──────────┴─▶ transport┘
+    history, words of the dialect ──write──┐             ▲
+    sockets.py: pongs, pings, closes ──────┴──▶ transport┘
 
 Invariants
 
 * Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it (``outlet.py``),
-  uvicorn's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
+  the protocol's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
 * The file descriptor is the transport's, which closes it after ``connection_lost``. We let go of it before (:meth:`WebSocketOutlet.mute`),
   so nothing is sent on one that has become somebody else's.
 """
@@ -56,7 +56,7 @@ def taken(transport: asyncio.Transport) -> int:
 
 
 class _Announced:
-    """The transport as uvicorn knows it: the outlet hears of what is written or closed before it happens."""
+    """The transport as the protocol (``sockets.py``) knows it: the outlet hears of what is written or closed before it happens."""
 
     __slots__ = ("_outlet", "transport")
 
@@ -91,7 +91,7 @@ class WebSocketOutlet:
     def __init__(self, protocol: WebSocketProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
         self.transport = _Announced(transport, self)
-        """What uvicorn is to take for the transport."""
+        """What the protocol is to take for the transport."""
         self.wire: Wire = "ws"
         self.closed = False
         self.lane: Lane | None = None
@@ -104,7 +104,8 @@ class WebSocketOutlet:
             self.closed or transport.get_extra_info("sslcontext") is not None
         ):  # what goes over the wire is not what is written
             return None
-        fd: int = transport.get_extra_info("socket").fileno()
+        held = transport.get_extra_info("socket")
+        fd: int = held.fileno() if held is not None else -1  # gone, and we have yet to hear of it
         return fd if fd >= 0 else None
 
     def leave_lane(self) -> None:

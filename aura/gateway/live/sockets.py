@@ -25,8 +25,9 @@ Failure cases
 
 * Who answers no ping is closed with 1011 (``keepalive.py``); frames that are none with 1002, 1007 or 1009, too many fragments with 1008,
   all with 1001 at shutdown.
-* Who does not answer our close frame is cut (``closing.py``).
-* An application that raises, or returns without an answer, is a 500 while that can still be said.
+* Who does not answer our close frame is cut (``closing.py``). Who says no more (a half-closed connection) leaves, and so is whose transport
+  closes by itself: no close frame, and cut when it does not take the rest.
+* An application that raises, or returns without an answer, is a 500 while that can still be said, and 1011 after.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from aura.gateway.live.socket_outlet import WebSocketOutlet
 from aura.ids import SystemIds
 
 if TYPE_CHECKING:
+    from httptools.parser.url_parser import URL
+
     from aura.gateway.live.http_protocol import HttpProtocol
 
 OUTLET = "aura.outlet"
@@ -79,7 +82,7 @@ class _State(Enum):
 class WebSocketProtocol(asyncio.Protocol):
     """See the module docstring. Made by :class:`HttpProtocol` for a request that wants to be one."""
 
-    __slots__ = ("_answer", "_app", "_closing", "_connect", "_inbound", "_inbox", "_keepalive", "_key", "_loop", "_outlet",
+    __slots__ = ("_answer", "_app", "_closing", "_connect", "_cut", "_inbound", "_inbox", "_keepalive", "_key", "_loop", "_outlet",
                  "_read_paused", "_server", "_state", "scope", "transport", "writable")  # fmt: skip
     limits = Limits()
 
@@ -100,11 +103,12 @@ class WebSocketProtocol(asyncio.Protocol):
         """Set when there is room again; ``None`` while there is."""
         self._keepalive: Keepalive | None = None
         self._closing: Closing | None = None
+        self._cut: asyncio.TimerHandle | None = None
 
     # --- the handshake
 
-    def upgrade(self, http: HttpProtocol) -> None:
-        """Take over the connection of ``http``, which has read a request for it."""
+    def upgrade(self, http: HttpProtocol, target: URL) -> None:
+        """Take over the connection of ``http``, which has read a request for it, of ``target``."""
         self._outlet = WebSocketOutlet(self, http.transport)
         self.transport = cast(asyncio.Transport, self._outlet.transport)
         cast(set[Any], self._server.connections).add(self)
@@ -115,7 +119,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._respond(status, [*more, _PROBLEM], body)
             case handshake.Asked(key, subprotocols):
                 self._key = key
-                self.scope = http.socket_scope(headers, subprotocols)
+                self.scope = http.socket_scope(target, headers, subprotocols)
                 self.scope["extensions"][OUTLET] = self._outlet
                 task = self._loop.create_task(self._run())
                 self._server.tasks.add(task)
@@ -135,18 +139,22 @@ class WebSocketProtocol(asyncio.Protocol):
             if self._state is _State.ASKED:
                 _log.error("ASGI callable returned without completing handshake.")
                 self._failed()
-        if self._closing is None:
-            self.transport.close()
+        if self._state is _State.OPEN:
+            self.end(Ending.DONE, "")
+        elif self._closing is None:
+            self._hang_up()
 
     def _failed(self) -> None:
-        if self._state is _State.ASKED and self._answer is None:
+        if self._state is _State.OPEN:
+            self.end(Ending.INTERNAL, "internal error")
+        elif self._state is _State.ASKED and self._answer is None:
             self._respond(500, [_PROBLEM], problem(500, "internal", ""))
 
     def _respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self._state = _State.CLOSING
         date = (b"Date", formatdate(usegmt=True).encode())
         self.transport.write(handshake.response(status, [date, *headers], body))
-        self.transport.close()
+        self._hang_up()
 
     # --- ASGI
 
@@ -254,17 +262,20 @@ class WebSocketProtocol(asyncio.Protocol):
                 self.transport.write(self._inbound.answer())
             self._state = _State.CLOSING
         self._stop_waiting()
-        self.transport.close()
-        abort_soon(self._loop, self.transport)
+        self._hang_up()
 
     # --- the end
 
     def end(self, code: int, reason: str) -> None:
-        """Close frame, then a short wait for the answer, then cut. Safe twice and before the handshake."""
-        if self._state in (_State.CLOSING, _State.CLOSED) or self.transport.is_closing():
+        """Close frame, then a short wait for the answer, then cut. Safe twice and before the handshake. Whatever the state, the outlet
+        is closed after it."""
+        self._outlet.mute()
+        if self._state in (_State.CLOSING, _State.CLOSED):
             return
-        if self._state is _State.ASKED:
-            self.transport.close()
+        if self._state is _State.ASKED or self.transport.is_closing():
+            self._leave(code, reason)
+            if code == Ending.TOO_SLOW:
+                self.transport.abort()
             return
         self._write_close(code, reason)
         self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
@@ -274,8 +285,22 @@ class WebSocketProtocol(asyncio.Protocol):
     def _late(self) -> None:
         if self._state is _State.OPEN:
             self._write_close(Ending.INTERNAL, "keepalive ping timeout")
-            self.transport.close()
-            abort_soon(self._loop, self.transport)
+            self._hang_up()
+
+    def _leave(self, code: int, reason: str) -> None:
+        """No close frame can be said, or is of use."""
+        self._stop_pings()
+        self._stop_waiting()
+        if self._state in (_State.ASKED, _State.OPEN):
+            self._state = _State.CLOSING
+            self._inbox.put({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close, and cut who does not take the rest."""
+        self.transport.close()
+        if self._cut is None and self._state is not _State.CLOSED:
+            self._cut = abort_soon(self._loop, self.transport)
 
     def _write_close(self, code: int, reason: str) -> None:
         self._outlet.mute()
@@ -301,14 +326,22 @@ class WebSocketProtocol(asyncio.Protocol):
             self.end(Ending.GOING_AWAY, "restarting")
         elif self._state is _State.ASKED:
             self._failed()
-            self.transport.close()
+            self._hang_up()
 
     # --- the transport
+
+    def eof_received(self) -> bool:
+        """It says no more, and so it leaves: whether it still reads cannot be told from here. ``False`` closes the transport."""
+        self._outlet.mute()
+        self._leave(1006 if self._state is _State.ASKED else 1005, "")
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._outlet.mute()
         self._stop_pings()
         self._stop_waiting()
+        if self._cut is not None:
+            self._cut.cancel()
         self._inbox.put({"type": "websocket.disconnect", "code": 1006 if self._state is _State.ASKED else 1005})
         self._state = _State.CLOSED
         self.resume_writing()  # nobody will say it any more

@@ -9,15 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from aura.clock import ManualClock
 from aura.errors import Forbidden, InvalidRequest
 from aura.gateway import security
 from aura.gateway.api import accept, bodies
 from aura.gateway.api.log_pages import LogPages
+from aura.gateway.edge import Edge
 from aura.gateway.live.frames import Frame, event_json, sse_event, ws_text
 from aura.gateway.live.ring import Ring
 from aura.gateway.live.trie import SubjectTrie, check_pattern, matches
+from aura.gateway.metrics import Metrics
+from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore
 from aura.log.store import Append, Recorded
 
@@ -268,3 +273,29 @@ async def test_a_page_of_the_log_is_read_once_for_everybody() -> None:
     assert pages.reads <= 4
     assert [frame.seq for frame in await pages.frames(81, 95)] == list(range(81, 96))
     assert len(pages._kept) <= 2
+
+
+# ---------------------------------------------------------------- handshakes
+
+
+async def test_a_client_that_left_before_the_answer_is_not_refused() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close"})
+
+    said: list[Message] = []
+
+    async def send(message: Message) -> None:
+        said.append(message)
+        raise ClientDisconnected
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    metrics = Metrics()
+    edge = Edge(application, POLICY, metrics, ManualClock(), SystemIds())
+    headers = [(b"host", b"aura.example"), (b"origin", b"https://console.example")]
+    scope: Scope = {"type": "websocket", "scheme": "ws", "path": "/ws", "query_string": b"", "headers": headers}
+    with pytest.raises(ClientDisconnected):
+        await edge(scope, receive, send)
+    assert [message["type"] for message in said] == ["websocket.close"]
+    assert not [sample for family in metrics.refused.collect() for sample in family.samples]

@@ -124,6 +124,34 @@ def test_subprotocols_are_offered_in_order() -> None:
     assert ours("GET", "1.1", headers) == Asked(KEY, ["b", "a", "c"])
 
 
+@pytest.mark.parametrize(
+    ("values", "whether"),
+    [
+        ([], False),
+        ([b"h2c"], False),
+        ([b"websocket"], True),
+        ([b"WebSocket \t"], True),
+        ([b"h2c, websocket"], True),
+        ([b"websocket", b"h2c"], True),
+        ([b'"', b"websocket"], True),
+        ([b"websockets"], False),
+        ([b'"websocket"'], False),
+    ],
+)
+def test_who_wants_to_be_one(values: list[bytes], whether: bool) -> None:
+    assert handshake.wanted([(b"host", b"websocket"), *[(b"upgrade", value) for value in values]]) is whether
+
+
+def test_what_a_client_says_is_kept_only_when_it_is_short_and_never_when_it_may_be_secret() -> None:
+    assert not hasattr(handshake._tokens, "cache_info")
+    for kept, of in ((handshake._options_kept, handshake._options), (handshake._protocols_kept, handshake._protocols)):
+        kept.cache_clear()
+        assert of(b"a" * 65) == ("a" * 65,)
+        assert kept.cache_info().currsize == 0
+        assert of(b"A" * 64) == ("a" * 64,)
+        assert kept.cache_info().currsize == 1
+
+
 _TEXT = st.one_of(
     st.sampled_from([b"", b",", b"upgrade", b"Upgrade", b"websocket", b"WebSocket/13", b"13", b" 13", b"013", KEY, KEY[:-2], b"a b"]),
     st.binary(min_size=16, max_size=16).map(b64encode),

@@ -79,6 +79,51 @@ def test_text_that_is_none_after_a_close_is_no_second_close() -> None:
     assert inbound.answer().count(b"\x88") == 1
 
 
+GOODBYE = struct.pack("!H", 1000)
+
+
+def test_a_close_does_not_make_bad_text_before_it_good() -> None:
+    inbound = made()
+    [found] = heard(inbound, frame(Opcode.TEXT, b"\xff") + frame(Opcode.CLOSE, GOODBYE))
+    assert isinstance(found, Bad)
+    assert found.code == 1007
+    assert inbound.answer()[2:4] == struct.pack("!H", 1007)
+
+
+@pytest.mark.parametrize("bad", [frame(Opcode.TEXT, b"\xff"), b"\xc1\x80\x00\x00\x00\x00"], ids=["text", "frame"])
+def test_what_came_before_an_error_is_heard_and_nothing_after_it(bad: bytes) -> None:
+    inbound = made()
+    good = frame(Opcode.TEXT, b"good")
+    said = heard(inbound, frame(Opcode.PING, b"hi") + good + bad + good, good + frame(Opcode.PING, b""), bad)
+    assert said[0] == "good"
+    assert [type(one) for one in said[1:]] == [Bad]
+    answer = inbound.answer()
+    assert answer.startswith(b"\x8a\x02hi\x88")
+    assert answer.count(b"\x8a") == 1
+
+
+_SAID = st.one_of(
+    st.text(max_size=9).map(lambda text: frame(Opcode.TEXT, text.encode())),
+    st.builds(frame, st.sampled_from([Opcode.TEXT, Opcode.CONT, Opcode.CONT]), st.binary(max_size=3), fin=st.booleans()),
+    st.builds(frame, st.sampled_from([Opcode.BINARY, Opcode.PING, Opcode.PONG]), st.binary(max_size=9)),
+    st.sampled_from([frame(Opcode.CLOSE, GOODBYE), frame(Opcode.CLOSE, b"\x03"), frame(Opcode.BINARY, bytes(1_001)), b"\xc1"]),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(said=st.lists(_SAID, max_size=9), cuts=st.lists(st.integers(1, 30), min_size=1), closing=st.booleans())
+def test_however_it_is_cut_into_pieces_it_means_the_same(said: list[bytes], cuts: list[int], closing: bool) -> None:
+    wire, parts = b"".join(said), []
+    while (at := sum(map(len, parts))) < len(wire):
+        parts.append(wire[at : at + cuts[len(parts) % len(cuts)]])
+    whole, cut = made(closing=closing, fragments=2), made(closing=closing, fragments=2)
+    meant = heard(whole, wire)
+    assert heard(cut, *parts) == meant
+    assert cut.answer() == whole.answer()
+    ends = [at for at, one in enumerate(meant) if isinstance(one, Bad | Closed)]
+    assert ends in ([], [len(meant) - 1]), "the last word, and one"
+
+
 def test_pings_are_answered_and_pongs_are_told() -> None:
     inbound = made()
     assert heard(inbound, frame(Opcode.PING, b"hi") + frame(Opcode.PONG, b"yo")) == [Pong(b"yo")]
