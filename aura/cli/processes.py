@@ -151,8 +151,8 @@ class Gateway(_Composed):
         from aura.gateway.api.job_output import JobOutput
         from aura.gateway.context import GatewayContext
         from aura.gateway.limits import Limits
-        from aura.gateway.live.fan import Fans
-        from aura.gateway.live.hub import Hub
+        from aura.gateway.live.fanout.fan import Fans
+        from aura.gateway.live.fanout.hub import Hub
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
         from aura.log.connection import RawSubscription

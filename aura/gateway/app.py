@@ -197,7 +197,7 @@ def _description(path: str, build: Callable[[], dict[str, Any]]) -> Route:
 
 
 def create_app(ctx: GatewayContext) -> ASGIApp:
-    """The application over ``ctx``. WebSockets need the protocol classes of ``http_protocol`` (``server.GatewayService``
+    """The application over ``ctx``. WebSockets need the protocol classes of ``live.websocket`` (``server.GatewayService``
     sets them)."""
     gateway = Gateway(ctx)
     sockets, streams = Sockets(gateway), Streams(gateway)

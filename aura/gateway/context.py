@@ -15,11 +15,11 @@ from aura.gateway.api.log_pages import LogPages
 from aura.gateway.api.state_metrics import StateMetrics
 from aura.gateway.limits import Limits
 from aura.gateway.live.admission import Admission
+from aura.gateway.live.fanout.hub import Hub
+from aura.gateway.live.fanout.turn import Turn
 from aura.gateway.live.history import History
-from aura.gateway.live.hub import Hub
 from aura.gateway.live.relay_studio import StudioRelay
 from aura.gateway.live.taps import OutputTaps
-from aura.gateway.live.turn import Turn
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import Check, Commands, Explain, HealthFeed, NextJob, OutputReader, Queries
 from aura.ids import IdSource

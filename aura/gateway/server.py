@@ -23,7 +23,7 @@ from aura.errors import AuraError, ConfigError
 from aura.gateway.app import create_app
 from aura.gateway.context import GatewayContext
 from aura.gateway.live.heartbeats import note_of
-from aura.gateway.live.http_protocol import protocols
+from aura.gateway.live.websocket.http import protocols
 from aura.gateway.ports import MakeTail, Stop, Tail
 from aura.log.store import Recorded
 

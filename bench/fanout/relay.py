@@ -29,8 +29,8 @@ from aura.config import Settings
 from aura.errors import AuraError
 from aura.gateway.context import GatewayContext
 from aura.gateway.limits import Limits
-from aura.gateway.live.fan import Fans
-from aura.gateway.live.hub import Hub
+from aura.gateway.live.fanout.fan import Fans
+from aura.gateway.live.fanout.hub import Hub
 from aura.gateway.metrics import Metrics
 from aura.gateway.server import GatewayService
 from aura.ids import SystemIds

@@ -19,9 +19,10 @@ from websockets.frames import Frame, Opcode
 
 from aura.commands.handler import Caller
 from aura.gateway.limits import Limits
-from aura.gateway.live import clients, closing
-from aura.gateway.live.http_protocol import HttpProtocol, _ends
-from aura.gateway.live.socket_outlet import WebSocketOutlet
+from aura.gateway.live import clients
+from aura.gateway.live.websocket import closing
+from aura.gateway.live.websocket.http import HttpProtocol, _ends
+from aura.gateway.live.websocket.outlet import WebSocketOutlet
 from aura.gateway.ports import Row
 from aura.log.store import Recorded
 from tests.support.gateway import World, make_world, receive, running

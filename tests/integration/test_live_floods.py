@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
 from aura.gateway.limits import Limits
-from aura.gateway.live import closing
+from aura.gateway.live.websocket import closing
 from aura.log.store import Append
 from tests.support.access import auth, client, issue, secured
 from tests.support.gateway import World, receive, running

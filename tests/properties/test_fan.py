@@ -18,10 +18,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from aura.gateway.live import io_uring
-from aura.gateway.live.fan import MANY, Fan
-from aura.gateway.live.io_uring import SubmissionRing, open_ring
-from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.fanout import io_uring
+from aura.gateway.live.fanout.fan import MANY, Fan
+from aura.gateway.live.fanout.io_uring import SubmissionRing, open_ring
+from aura.gateway.live.fanout.outlet import Outlet
 
 ENTRIES = 8
 

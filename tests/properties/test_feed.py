@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from aura.clock import ManualClock
 from aura.events.subjects import EVERYTHING
 from aura.gateway.limits import Limits
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.hub import Hub
+from aura.gateway.live.fanout.outlet import Lane, Wire
+from aura.gateway.live.fanout.trie import matches
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, LogView, Reset
-from aura.gateway.live.frames import Frame
-from aura.gateway.live.hub import Hub
-from aura.gateway.live.outlet import Lane, Wire
-from aura.gateway.live.trie import matches
 from aura.gateway.metrics import Metrics
 from aura.log.store import LogIdentity, Recorded
 

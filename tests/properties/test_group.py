@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from aura.gateway.live.fan import Fan
-from aura.gateway.live.frames import Frame
-from aura.gateway.live.group import Group
-from aura.gateway.live.outlet import Lane, Outlet, Wire
+from aura.gateway.live.fanout.fan import Fan
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.group import Group
+from aura.gateway.live.fanout.outlet import Lane, Outlet, Wire
 from aura.log.store import Recorded
 
 CLIENTS, BUDGET = 3, 150

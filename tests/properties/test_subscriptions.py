@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aura.errors import Conflict, NotFound, Overloaded
+from aura.gateway.live.fanout.trie import matches, selector
 from aura.gateway.live.feed import Cursor, FromLog, FromRing, GoLive, LogView
 from aura.gateway.live.subscriptions import Subscription, Subscriptions, log_patterns
-from aura.gateway.live.trie import matches, selector
 
 SUBJECTS = ("aura.system.x", "aura.job.1.a.created", "aura.job.1.b.created")
 PATTERNS = (

@@ -29,7 +29,7 @@ from aura.errors import AuraError, InvalidRequest
 from aura.gateway.api.job_output import JobOutput
 from aura.gateway.context import GatewayContext
 from aura.gateway.limits import Limits
-from aura.gateway.live.hub import Hub
+from aura.gateway.live.fanout.hub import Hub
 from aura.gateway.metrics import Metrics
 from aura.gateway.ports import JobFilter, Page, Row
 from aura.gateway.server import GatewayService

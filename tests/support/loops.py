@@ -11,7 +11,7 @@ from functools import lru_cache
 import pytest
 import uvloop
 
-from aura.gateway.live.fan import Fan, Fans
+from aura.gateway.live.fanout.fan import Fan, Fans
 
 __all__ = ["event_loop_policy", "fan"]
 

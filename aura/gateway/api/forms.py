@@ -14,8 +14,8 @@ from aura.domain.job_state import JobStatus
 from aura.domain.session import SessionStatus
 from aura.errors import InvalidRequest
 from aura.events.subjects import MAX_PROJECT
+from aura.gateway.live.fanout.trie import check_pattern
 from aura.gateway.live.feed import MAX_SEQ
-from aura.gateway.live.trie import check_pattern
 
 Q = TypeVar("Q", bound=BaseModel)
 

@@ -19,8 +19,8 @@ from aura.gateway.api.commands import principal_of
 from aura.gateway.api.forms import EventsQuery, JobEventsQuery, query
 from aura.gateway.api.reads import logged
 from aura.gateway.context import Gateway
-from aura.gateway.live.frames import event_json
-from aura.gateway.live.trie import matches
+from aura.gateway.live.fanout.frames import event_json
+from aura.gateway.live.fanout.trie import matches
 from aura.log.store import Recorded
 
 CLOUDEVENTS = "application/cloudevents-batch+json"

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from aura.errors import Unavailable
-from aura.gateway.live.frames import Frame
+from aura.gateway.live.fanout.frames import Frame
 from aura.log.store import EventStore
 
 #: A page of unusually large events is not kept.

@@ -1,1 +1,2 @@
-"""What streams: one hub per process, pure feeds, thin WebSocket and SSE shells."""
+"""What streams: ``fanout`` (the same bytes for everybody), ``websocket`` (connections), ``dialects`` (what a client is told), and how a
+client catches up."""

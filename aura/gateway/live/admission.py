@@ -11,7 +11,7 @@ from aura.clock import Clock
 from aura.errors import Overloaded
 from aura.gateway.access.principal import ANONYMOUS, Principal
 from aura.gateway.limits import Limits
-from aura.gateway.live.outlet import Ending, Outlet
+from aura.gateway.live.fanout.outlet import Ending, Outlet
 from aura.gateway.metrics import Metrics
 
 

@@ -15,12 +15,12 @@ from aura.gateway.api.forms import JobLiveQuery, LiveQuery, SessionLiveQuery
 from aura.gateway.context import Gateway
 from aura.gateway.live import relay_studio
 from aura.gateway.live.dialects import events
+from aura.gateway.live.fanout.group import Group
+from aura.gateway.live.fanout.outlet import Ending, Outlet
 from aura.gateway.live.follow import follow_log
 from aura.gateway.live.follow_job import follow_job
 from aura.gateway.live.follow_native import NativeClient
 from aura.gateway.live.follow_session import follow_session
-from aura.gateway.live.group import Group
-from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.visibility import Visibility
 from aura.gateway.ports import Stop
 

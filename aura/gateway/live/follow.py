@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from aura.gateway.context import Gateway
+from aura.gateway.live.fanout.frames import Frame, reset_note
+from aura.gateway.live.fanout.group import Group
+from aura.gateway.live.fanout.hub import reset_bytes
+from aura.gateway.live.fanout.outlet import Outlet
+from aura.gateway.live.fanout.trie import wanted
 from aura.gateway.live.feed import Cursor, Feed, FromLog, FromRing, GoLive, Reset
-from aura.gateway.live.frames import Frame, reset_note
-from aura.gateway.live.group import Group
 from aura.gateway.live.history import even
-from aura.gateway.live.hub import reset_bytes
-from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.pieces import Piece, cut
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps
-from aura.gateway.live.trie import wanted
 
 
 class Catchup:

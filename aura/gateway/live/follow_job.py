@@ -27,9 +27,9 @@ from aura.events import subjects
 from aura.gateway.api.forms import JobLiveQuery
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects.job import START, PlainJob, Position, Shown, Telling
-from aura.gateway.live.frames import Frame, Note, sse_event
+from aura.gateway.live.fanout.frames import Frame, Note, sse_event
+from aura.gateway.live.fanout.outlet import Ending, Outlet
 from aura.gateway.live.job_feed import JobFeed, Message
-from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.pieces import pieces
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps
@@ -241,7 +241,7 @@ class JobFollower:
                 self._gateway.turn.ends_with(self)
 
     def flush(self) -> tuple[int, int]:
-        """See :class:`~aura.gateway.live.turn.Writer`: all that is pending, at once."""
+        """See :class:`~aura.gateway.live.fanout.turn.Writer`: all that is pending, at once."""
         self._scheduled = False
         outlet = self._outlet
         if not self._pending or self._behind or outlet.closed:

@@ -26,18 +26,18 @@ from aura.errors import AuraError, InvalidRequest
 from aura.gateway.context import Gateway
 from aura.gateway.live.admission import Bucket
 from aura.gateway.live.dialects import native
+from aura.gateway.live.fanout.frames import Frame, native_messages
+from aura.gateway.live.fanout.group import Group
+from aura.gateway.live.fanout.outlet import Ending, Outlet
+from aura.gateway.live.fanout.trie import wanted
 from aura.gateway.live.feed import FromLog, FromRing, GoLive
 from aura.gateway.live.follow import Catchup
-from aura.gateway.live.frames import Frame, native_messages
-from aura.gateway.live.group import Group
-from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.output_subscription import follow_output
 from aura.gateway.live.replay import play
 from aura.gateway.live.settle import settled
 from aura.gateway.live.steps import Steps
 from aura.gateway.live.subscriptions import Subscription, Subscriptions, log_patterns
 from aura.gateway.live.times import seq_at
-from aura.gateway.live.trie import wanted
 from aura.gateway.live.visibility import Visibility
 
 log = structlog.get_logger("aura.gateway")

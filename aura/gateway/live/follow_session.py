@@ -20,9 +20,9 @@ from aura.events import subjects
 from aura.gateway.api.forms import SessionLiveQuery
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects.orchestrator import Orchestrator
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.outlet import Ending, Outlet
 from aura.gateway.live.follow_job import JobFollower, honoured
-from aura.gateway.live.frames import Frame
-from aura.gateway.live.outlet import Ending, Outlet
 from aura.gateway.live.visibility import Visibility
 
 log = structlog.get_logger("aura.gateway")

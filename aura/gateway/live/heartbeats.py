@@ -14,7 +14,7 @@ import orjson
 
 from aura.clock import Clock, rfc3339
 from aura.events import subjects
-from aura.gateway.live.frames import Note
+from aura.gateway.live.fanout.frames import Note
 
 #: A larger report is not shown.
 MAX_BYTES = 16 * 1024

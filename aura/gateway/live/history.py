@@ -18,10 +18,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from aura.gateway.live.frames import Frame
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.outlet import Wire
+from aura.gateway.live.fanout.trie import wanted
 from aura.gateway.live.pieces import Piece, cut
-from aura.gateway.live.trie import wanted
 
 KEPT_BYTES = 8 * 1024 * 1024
 #: A run of more (a page of unusually large events) is made piece by piece for whoever asks, and never held as a whole.

@@ -15,9 +15,9 @@ from aura.events import subjects
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects import native
 from aura.gateway.live.dialects.job import JobRecords, LastRecords, Position
+from aura.gateway.live.fanout.frames import native_messages
+from aura.gateway.live.fanout.outlet import Outlet
 from aura.gateway.live.follow_job import JobFollower
-from aura.gateway.live.frames import native_messages
-from aura.gateway.live.outlet import Outlet
 from aura.gateway.live.steps import Steps
 from aura.gateway.live.times import nanoseconds
 from aura.gateway.live.visibility import Visibility

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from aura.gateway.live.frames import Frame, native_messages
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.fanout.frames import Frame, native_messages
+from aura.gateway.live.fanout.outlet import Wire
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ import structlog
 from aura.events import subjects
 from aura.events.subjects import OutputKind
 from aura.gateway.live.dialects import studio
-from aura.gateway.live.frames import Frame, Note
-from aura.gateway.live.hub import Hub
+from aura.gateway.live.fanout.frames import Frame, Note
+from aura.gateway.live.fanout.hub import Hub
 from aura.gateway.live.taps import OutputTaps, flat_record
 from aura.gateway.ports import OutputMessage, Stop
 from aura.log.store import EventStore

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable
 from aura.errors import InvalidRequest
 from aura.gateway.context import Gateway
 from aura.gateway.live.dialects import native
-from aura.gateway.live.frames import Frame, native_messages
-from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.fanout.frames import Frame, native_messages
+from aura.gateway.live.fanout.outlet import Outlet
+from aura.gateway.live.fanout.trie import wanted
 from aura.gateway.live.steps import Steps
 from aura.gateway.live.times import seq_at
-from aura.gateway.live.trie import wanted
 
 MAX_PAUSE_S = 5.0
 #: Events that are due within this time travel together.

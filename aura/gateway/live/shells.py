@@ -28,12 +28,12 @@ from aura.gateway.live.admission import Bucket
 from aura.gateway.live.clients import Client, Prepare
 from aura.gateway.live.dialects import native
 from aura.gateway.live.dialects.job import parse_event_id
-from aura.gateway.live.http_protocol import TRANSPORT
-from aura.gateway.live.outlet import Ending, Outlet
-from aura.gateway.live.socket_outlet import WebSocketOutlet
-from aura.gateway.live.sockets import OUTLET
+from aura.gateway.live.fanout.outlet import Ending, Outlet
 from aura.gateway.live.sse import SseOutlet
 from aura.gateway.live.visibility import Visibility
+from aura.gateway.live.websocket.http import TRANSPORT
+from aura.gateway.live.websocket.outlet import WebSocketOutlet
+from aura.gateway.live.websocket.protocol import OUTLET
 
 log = structlog.get_logger("aura.gateway")
 

@@ -12,9 +12,9 @@ import asyncio
 
 from starlette.types import Receive, Send
 
-from aura.gateway.live import closing
-from aura.gateway.live.outlet import Lane, Wire
-from aura.gateway.live.socket_outlet import taken
+from aura.gateway.live.fanout.outlet import Lane, Wire
+from aura.gateway.live.websocket import closing
+from aura.gateway.live.websocket.outlet import taken
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from aura.gateway.context import Gateway
-from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.fanout.outlet import Outlet
 
 
 class Steps:

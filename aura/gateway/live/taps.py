@@ -23,8 +23,8 @@ import structlog
 from aura.errors import AuraError
 from aura.events import subjects
 from aura.events.subjects import OutputKind
-from aura.gateway.live.frames import Note
-from aura.gateway.live.hub import Hub
+from aura.gateway.live.fanout.frames import Note
+from aura.gateway.live.fanout.hub import Hub
 from aura.gateway.live.job_feed import Message
 from aura.gateway.ports import OutputMessage, OutputReader, OutputSink, Stop
 

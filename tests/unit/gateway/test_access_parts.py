@@ -22,7 +22,7 @@ from aura.gateway.access.keys import KeyRing
 from aura.gateway.access.principal import ANONYMOUS, NOBODY, Principal
 from aura.gateway.access.subjects import covers, may_follow, visible
 from aura.gateway.access.tickets import Tickets
-from aura.gateway.live.trie import matches
+from aura.gateway.live.fanout.trie import matches
 from aura.gateway.metrics import Metrics
 from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore

@@ -23,7 +23,7 @@ from aura.gateway.live import heartbeats
 from aura.gateway.live.dialects import native, studio
 from aura.gateway.live.dialects.job import START
 from aura.gateway.live.dialects.orchestrator import Orchestrator
-from aura.gateway.live.frames import reset_note
+from aura.gateway.live.fanout.frames import reset_note
 from aura.gateway.live.taps import flat_record
 from aura.gateway.ports import OutputMessage
 from tests.support.gateway import make_world

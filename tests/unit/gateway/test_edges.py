@@ -18,9 +18,9 @@ from aura.gateway import security
 from aura.gateway.api import accept, bodies
 from aura.gateway.api.log_pages import LogPages
 from aura.gateway.edge import Edge
-from aura.gateway.live.frames import Frame, event_json, sse_event, ws_text
-from aura.gateway.live.ring import Ring
-from aura.gateway.live.trie import SubjectTrie, check_pattern, matches
+from aura.gateway.live.fanout.frames import Frame, event_json, sse_event, ws_text
+from aura.gateway.live.fanout.ring import Ring
+from aura.gateway.live.fanout.trie import SubjectTrie, check_pattern, matches
 from aura.gateway.metrics import Metrics
 from aura.ids import SystemIds
 from aura.log.memory import MemoryEventStore

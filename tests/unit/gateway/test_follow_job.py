@@ -12,10 +12,10 @@ import pytest
 
 from aura.gateway.limits import Limits
 from aura.gateway.live.dialects.job import PlainJob
+from aura.gateway.live.fanout.turn import Turn
 from aura.gateway.live.follow_job import JobFollower
 from aura.gateway.live.job_feed import Message
 from aura.gateway.live.taps import Follower, Missed, OutputFrame, shown
-from aura.gateway.live.turn import Turn
 from aura.gateway.ports import OutputMessage
 from aura.log.store import Recorded
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from aura.gateway.live import handshake
-from aura.gateway.live.handshake import Asked, Refused
+from aura.gateway.live.websocket import handshake
+from aura.gateway.live.websocket.handshake import Asked, Refused
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 GOOD = [

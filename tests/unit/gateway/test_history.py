@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from aura.events.subjects import EVERYTHING
 from aura.gateway.live import history
-from aura.gateway.live.frames import Frame
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.outlet import Wire
 from aura.gateway.live.history import EVEN, History, even
-from aura.gateway.live.outlet import Wire
 from aura.gateway.live.pieces import cut
 from aura.log.store import Recorded
 

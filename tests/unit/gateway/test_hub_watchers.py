@@ -18,8 +18,8 @@ from aura.gateway.limits import Limits
 from aura.gateway.live.dialects import studio
 from aura.gateway.live.dialects.job import START, PlainJob
 from aura.gateway.live.dialects.orchestrator import Orchestrator
-from aura.gateway.live.frames import Frame
-from aura.gateway.live.hub import Hub
+from aura.gateway.live.fanout.frames import Frame
+from aura.gateway.live.fanout.hub import Hub
 from aura.gateway.metrics import Metrics
 from aura.log.store import Append, LogIdentity, Recorded
 from tests.properties.test_feed import Client

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from aura.gateway.live.inbound import Bad, Closed, Endless, Inbound, Pong, Said, close_frame
+from aura.gateway.live.websocket.inbound import Bad, Closed, Endless, Inbound, Pong, Said, close_frame
 
 
 def made(*, closing: bool = False, fragments: int = 4) -> Inbound:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aura.gateway.live.turn import Turn
+from aura.gateway.live.fanout.turn import Turn
 
 
 class Writer:

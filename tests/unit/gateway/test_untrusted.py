@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from aura.clock import ManualClock
-from aura.gateway.live.frames import Frame, Note, event_json, sse_event
+from aura.gateway.live.fanout.frames import Frame, Note, event_json, sse_event
 from aura.gateway.live.heartbeats import MAX_BYTES, note_of
 from aura.gateway.live.taps import flat_record
 from aura.gateway.ports import OutputMessage

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from aura.clock import parse_rfc3339
 from aura.errors import InvalidRequest
 from aura.gateway.live.dialects import native
-from aura.gateway.live.frames import Frame, native_messages, sse_event
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.fanout.frames import Frame, native_messages, sse_event
+from aura.gateway.live.fanout.outlet import Wire
 from aura.gateway.live.taps import OutputFrame
 
 Shown = Frame | OutputFrame

@@ -18,8 +18,8 @@ from msgspec import Meta, Struct, field
 
 from aura.errors import AuraError, InvalidRequest
 from aura.gateway.api import bodies
+from aura.gateway.live.fanout.trie import check_pattern
 from aura.gateway.live.feed import MAX_SEQ, Cursor
-from aura.gateway.live.trie import check_pattern
 
 SUBPROTOCOL = "aura.v1"
 #: Operations in one message.

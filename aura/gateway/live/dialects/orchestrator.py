@@ -19,8 +19,8 @@ import orjson
 
 from aura.domain.job_state import JobStatus
 from aura.gateway.live.dialects.job import Position, Shown
-from aura.gateway.live.frames import sse_event, ws_text
-from aura.gateway.live.outlet import Wire
+from aura.gateway.live.fanout.frames import sse_event, ws_text
+from aura.gateway.live.fanout.outlet import Wire
 from aura.gateway.live.taps import OutputFrame
 
 _CLOSED = frozenset(status.value for status in JobStatus if status.closed)

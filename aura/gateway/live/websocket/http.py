@@ -22,9 +22,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from aura.gateway.limits import Limits
-from aura.gateway.live import handshake
-from aura.gateway.live.closing import abort_soon
-from aura.gateway.live.sockets import WebSocketProtocol, problem
+from aura.gateway.live.websocket import handshake
+from aura.gateway.live.websocket.closing import abort_soon
+from aura.gateway.live.websocket.protocol import WebSocketProtocol, problem
 
 if TYPE_CHECKING:
     from httptools.parser.url_parser import URL

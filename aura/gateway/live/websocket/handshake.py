@@ -3,7 +3,7 @@
 What makes a handshake (§4.2.1) is decided as ``websockets`` decides it, with the same statuses; ``tests/unit/gateway/test_handshake.py``
 holds it against the library. GET, or 405; HTTP/1.1, or 505; ``Connection`` with ``upgrade`` and one ``Upgrade`` that is ``websocket``,
 or 426; one key of 16 bytes in base64, version 13, at most one ``Origin``, subprotocols that are tokens, and no body (which uvicorn with
-the library leaves unanswered), or 400. How many bytes a head may have is bounded where it is read (``http_protocol.py``).
+the library leaves unanswered), or 400. How many bytes a head may have is bounded where it is read (``http.py``).
 
 ``Host`` and ``Origin`` are whose they are allowed to be: that is the edge's to say (``security.py``). Extensions are never agreed on, so
 nothing is compressed.

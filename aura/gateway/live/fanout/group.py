@@ -5,9 +5,9 @@
     join ─▶ queued ──a tick finds nothing unsent──▶ direct ──something else is written to it, or the system takes less──▶ queued
               └─ more unsent than the budget ──▶ slow: out of the group
 
-*direct* (a :class:`~aura.gateway.live.fan.Fan`) costs one system call for all of them where the kernel can do that, else one for each
-client and tick: nothing of a client is looked at or kept, because everything that there is to know of it holds for the lane: it has all
-up to the last flush, and nothing of it is unsent. *queued* asks each client how much is unsent.
+*direct* (a :class:`~aura.gateway.live.fanout.fan.Fan`) costs one system call for all of them where the kernel can do that, else one for
+each client and tick: nothing of a client is looked at or kept, because everything that there is to know of it holds for the lane: it has
+all up to the last flush, and nothing of it is unsent. *queued* asks each client how much is unsent.
 
 Invariants
 
@@ -27,9 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 
-from aura.gateway.live.fan import Fan
-from aura.gateway.live.frames import Frame, Note, native_messages
-from aura.gateway.live.outlet import Outlet, Wire
+from aura.gateway.live.fanout.fan import Fan
+from aura.gateway.live.fanout.frames import Frame, Note, native_messages
+from aura.gateway.live.fanout.outlet import Outlet, Wire
 
 _TAKE: dict[Wire, Callable[[Frame], bytes]] = {
     "ws": attrgetter("ws"),
@@ -73,7 +73,7 @@ class Group:
         self._queued.pop(outlet, None)
 
     def queue(self, outlet: Outlet) -> None:
-        """See :class:`~aura.gateway.live.outlet.Lane`."""
+        """See :class:`~aura.gateway.live.fanout.outlet.Lane`."""
         self._direct.remove(outlet)
         self._queued[outlet] = None
         outlet.lane = None

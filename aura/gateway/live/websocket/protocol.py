@@ -2,9 +2,9 @@
 
 ::
 
-    http_protocol.py ──▶ ASKED ──websocket.accept: 101──▶ OPEN ──a close frame went out──▶ CLOSING ──▶ CLOSED
-                           ├──websocket.close, websocket.http.response.*: refused────────────▲
-                           └──no handshake (handshake.py): a problem─────────────────────────┘
+    http.py ──▶ ASKED ──websocket.accept: 101──▶ OPEN ──a close frame went out──▶ CLOSING ──▶ CLOSED
+                  ├──websocket.close, websocket.http.response.*: refused─────────────▲
+                  └──no handshake (handshake.py): a problem──────────────────────────┘
 
 An idle client costs little: its request is let go of, and what only some connections need is made when they do: the queue of what the
 application has yet to take, the parser (``inbound.py``), the event that says "there is room again". A pong, which is all that a listener
@@ -45,20 +45,20 @@ from websockets.frames import Frame, Opcode
 
 from aura.gateway.api import problems
 from aura.gateway.limits import Limits
-from aura.gateway.live import handshake
-from aura.gateway.live.closing import Closing, abort_soon
-from aura.gateway.live.frames import ws_text
-from aura.gateway.live.inbound import Bad, Closed, Endless, Inbound, Pong, close_frame
-from aura.gateway.live.inbox import Inbox
-from aura.gateway.live.keepalive import Keepalive
-from aura.gateway.live.outlet import Ending
-from aura.gateway.live.socket_outlet import WebSocketOutlet
+from aura.gateway.live.fanout.frames import ws_text
+from aura.gateway.live.fanout.outlet import Ending
+from aura.gateway.live.websocket import handshake
+from aura.gateway.live.websocket.closing import Closing, abort_soon
+from aura.gateway.live.websocket.inbound import Bad, Closed, Endless, Inbound, Pong, close_frame
+from aura.gateway.live.websocket.inbox import Inbox
+from aura.gateway.live.websocket.keepalive import Keepalive
+from aura.gateway.live.websocket.outlet import WebSocketOutlet
 from aura.ids import SystemIds
 
 if TYPE_CHECKING:
     from httptools.parser.url_parser import URL
 
-    from aura.gateway.live.http_protocol import HttpProtocol
+    from aura.gateway.live.websocket.http import HttpProtocol
 
 OUTLET = "aura.outlet"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aura.gateway.live.socket_outlet import taken
+from aura.gateway.live.websocket.outlet import taken
 
 CLOSE_WAIT_S = 2.0
 CLOSE_LOOKS = 15

@@ -32,13 +32,13 @@ import structlog
 from aura.clock import Clock
 from aura.errors import Unavailable
 from aura.gateway.limits import Limits
-from aura.gateway.live.fan import Fan
+from aura.gateway.live.fanout.fan import Fan
+from aura.gateway.live.fanout.frames import Frame, Note, native_messages, reset_note
+from aura.gateway.live.fanout.group import Group
+from aura.gateway.live.fanout.outlet import Ending, Outlet, Wire
+from aura.gateway.live.fanout.ring import Ring
+from aura.gateway.live.fanout.trie import SubjectTrie
 from aura.gateway.live.feed import LogView
-from aura.gateway.live.frames import Frame, Note, native_messages, reset_note
-from aura.gateway.live.group import Group
-from aura.gateway.live.outlet import Ending, Outlet, Wire
-from aura.gateway.live.ring import Ring
-from aura.gateway.live.trie import SubjectTrie
 from aura.gateway.metrics import Metrics
 from aura.log.store import LogIdentity, Recorded
 

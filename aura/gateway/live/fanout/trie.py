@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from aura.errors import InvalidRequest
 from aura.events.subjects import LOG_SUBJECTS
-from aura.gateway.live.frames import Frame
+from aura.gateway.live.fanout.frames import Frame
 
 V = TypeVar("V")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]{1,64}|\*)\Z")

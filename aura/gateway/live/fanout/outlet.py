@@ -1,6 +1,6 @@
 """What the hub knows of a client: somewhere to put bytes, and how many of them are still unsent.
 
-Two implementations: ``socket_outlet.WebSocketOutlet`` writes straight to the transport, ``sse.SseOutlet`` fills a response.
+Two implementations: ``websocket.outlet.WebSocketOutlet`` writes straight to the transport, ``sse.SseOutlet`` fills a response.
 """
 
 from __future__ import annotations

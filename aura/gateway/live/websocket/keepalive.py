@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from random import getrandbits
 
-from aura.gateway.live.socket_outlet import taken, untaken
+from aura.gateway.live.websocket.outlet import taken, untaken
 
 #: The head of a ping of four bytes, and of the pong that answers it (masked, RFC 6455 §5.2).
 _PING = b"\x89\x04"

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import structlog
 
-from aura.gateway.live.io_uring import SubmissionRing, open_ring
-from aura.gateway.live.outlet import Outlet
+from aura.gateway.live.fanout.io_uring import SubmissionRing, open_ring
+from aura.gateway.live.fanout.outlet import Outlet
 
 log = structlog.get_logger("aura.gateway")
 

@@ -4,12 +4,13 @@
 
     hub's groups ──past───────────────────────────▶ file descriptor
     history, words of the dialect ──write──┐             ▲
-    sockets.py: pongs, pings, closes ──────┴──▶ transport┘
+    protocol.py: pongs, pings, closes ─────┴──▶ transport┘
 
 Invariants
 
-* Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it (``outlet.py``),
-  the protocol's own writes included (:class:`_Announced`). The way past it is for who is that lane, and only while it holds nothing.
+* Nothing overtakes and nothing follows a close: whatever goes to the transport is announced to the lane that sends past it
+  (``fanout/outlet.py``), the protocol's own frames included (:class:`_Announced`). The way past it is for who is that lane, and only while
+  it holds nothing.
 * The file descriptor is the transport's, which closes it after ``connection_lost``. We let go of it before (:meth:`WebSocketOutlet.mute`),
   so nothing is sent on one that has become somebody else's.
 """
@@ -24,10 +25,10 @@ import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aura.gateway.live.outlet import Lane, Wire
+from aura.gateway.live.fanout.outlet import Lane, Wire
 
 if TYPE_CHECKING:
-    from aura.gateway.live.sockets import WebSocketProtocol
+    from aura.gateway.live.websocket.protocol import WebSocketProtocol
 
 #: Where Linux has ``tcpi_bytes_acked`` in its ``tcp_info``.
 _BYTES_ACKED = 120
@@ -56,7 +57,7 @@ def taken(transport: asyncio.Transport) -> int:
 
 
 class _Announced:
-    """The transport as the protocol (``sockets.py``) knows it: the outlet hears of what is written or closed before it happens."""
+    """The transport as the protocol (``protocol.py``) knows it: the outlet hears of what is written or closed before it happens."""
 
     __slots__ = ("_outlet", "transport")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import cast
 
-from aura.gateway.live.frames import Frame
+from aura.gateway.live.fanout.frames import Frame
 
 
 class Ring:
