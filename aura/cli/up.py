@@ -117,12 +117,11 @@ def demo_workers(root: Path) -> tuple[WorkerSpec, ...]:
 
 async def _show(root: Path, url: str, data_dir: Path) -> None:
     """Submit the demo's PRD and follow it on this terminal, in a process of its own (this one stays small)."""
+    from aura.runtime.children import AURA_COMMAND
     from aura.runtime.process import Program, start
 
     args: list[Any] = [
-        sys.executable,
-        "-m",
-        "aura",
+        *AURA_COMMAND,
         "submit",
         root / DEMO_PRD,
         "--watch",

@@ -95,5 +95,6 @@ class ChildEnvironment:
         return files
 
 
-#: How the ``aura`` command is run from here.
-AURA_COMMAND = (sys.executable, "-m", "aura")
+#: How the ``aura`` command is run from here. ``-P``: what is in the working folder is not code of ours; whoever runs a
+#: user's code (a worker) looks there by itself.
+AURA_COMMAND = (sys.executable, "-P", "-m", "aura")

@@ -261,7 +261,7 @@ class Supervisor:
 
     async def _provision(self, *args: str, env: dict[str, str]) -> None:
         log = self._logs / "provision.log"
-        child = start(Program("provision", [sys.executable, "-m", "aura.runtime.provision", *args], log, env))
+        child = start(Program("provision", [sys.executable, "-P", "-m", "aura.runtime.provision", *args], log, env))
         try:
             status = await child.wait()
         except asyncio.CancelledError:

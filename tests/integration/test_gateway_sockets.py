@@ -245,14 +245,38 @@ async def test_a_stream_that_another_request_follows_hears_that_its_client_has_l
             await asyncio.sleep(0.01)
 
 
-async def test_one_that_closes_with_its_handshake_just_ends(world: World) -> None:
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (b"\x89\x82" + bytes(4) + b"hi", b"\x8a\x02hi"),
+        (b"\x88\x82" + bytes(4) + struct.pack("!H", 1000), b"\x88\x02\x03\xe8"),
+        (b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4), b"\x8a\x00\x88\x00"),
+        (b"\x81\x81" + bytes(4) + b"\xff", b"\x88"),
+        (b"\x81\x02hi", b"\x88"),
+        (b"\x81\xff" + struct.pack("!Q", 70_000) + bytes(4), b"\x88"),
+    ],
+    ids=["ping", "close", "ping and close", "not UTF-8", "not masked", "too large"],
+)
+async def test_what_comes_with_the_handshake_is_answered_after_the_101(
+    world: World, said: bytes, answer: bytes
+) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
-    writer.write(_REQUEST + b"\x89\x80" + bytes(4) + b"\x88\x80" + bytes(4))
+    writer.write(_REQUEST + said)
+    async with asyncio.timeout(5):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert await reader.readexactly(len(answer)) == answer
+    writer.close()
     assert world.service._server is not None
     async with asyncio.timeout(5):
-        assert await reader.read() == b"", "no frame before the 101"
         while world.hub.connections or world.service._server.server_state.tasks:
             await asyncio.sleep(0.01)
+
+
+async def test_a_refusal_is_told_to_who_says_more_than_its_handshake(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.service.port)
+    writer.write(_REQUEST.replace(b"/ws/events", b"/ws/job/nobody") + b"\x88\x80" + bytes(4))
+    async with asyncio.timeout(5):
+        assert (await reader.read()).startswith(b"HTTP/1.1 4")
     writer.close()
 
 
@@ -267,6 +291,7 @@ async def test_what_is_said_with_the_handshake_is_heard(world: World) -> None:
         heard = b""
         while b"pong" not in heard:
             heard += await reader.read(1_000)
+    assert b"welcome" in heard.partition(b"pong")[0], "first of all"
     client.writer.close()
 
 

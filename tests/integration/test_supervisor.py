@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest_asyncio
 
 from aura import config, running
 from aura.errors import ConfigError
+from aura.runtime.children import AURA_COMMAND
 from aura.runtime.files import FolderLock
 from aura.runtime.logs import last_lines, open_log, turn_over
 from aura.runtime.ports import http_status
@@ -324,3 +326,15 @@ def test_the_lock_is_let_go_when_its_holder_ends_and_children_do_not_keep_it(tmp
     again = FolderLock(tmp_path)
     again.acquire()
     again.release()
+
+
+def test_what_is_in_the_working_folder_is_not_our_code(tmp_path: Path) -> None:
+    (tmp_path / "aura").mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (tmp_path / "aura" / name).write_text("raise SystemExit('somebody else')\n")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        [*AURA_COMMAND, "--help"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "somebody else" not in found.stdout + found.stderr
+    assert found.returncode == 0

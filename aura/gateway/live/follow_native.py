@@ -55,6 +55,7 @@ class NativeClient:
         self._visible = visible
         limits = gateway.limits
         self._subscriptions = Subscriptions(most=limits.subscriptions, page_events=limits.page_events)
+        self._welcomed = False
         self._operations = Bucket(gateway.ctx.clock, limits.operations_burst, limits.operations_per_s)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Replays and output subscriptions by id."""
@@ -68,8 +69,16 @@ class NativeClient:
 
     # --- what the client says
 
+    def _welcome(self) -> None:
+        """Before anything else is said; a client may speak before :meth:`run` begins."""
+        if not self._welcomed:
+            self._welcomed = True
+            hub = self._gateway.hub
+            self._say(native.welcome(hub.epoch, hub.head))
+
     async def receive(self, message: str | bytes) -> None:
         """Carry out one message, in order. Never raises for what a client says; one that says too much is closed (1008)."""
+        self._welcome()
         ops = native.parse(message)
         if not self._operations.take(len(ops)):
             self._gateway.ctx.metrics.dropped.labels("too_many_messages").inc()
@@ -191,8 +200,7 @@ class NativeClient:
 
     async def run(self) -> None:
         """Until the outlet is closed; cancel it when the client leaves. Raises ``Unavailable``."""
-        hub = self._gateway.hub
-        self._say(native.welcome(hub.epoch, hub.head))
+        self._welcome()
         try:
             while not self._outlet.closed:
                 await self._wake.wait()

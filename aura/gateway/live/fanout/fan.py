@@ -84,6 +84,8 @@ class Fans:
         self._ring = open_ring() if io_uring == "auto" else None
         if self._ring is not None:
             log.info("live.io_uring")
+        elif io_uring != "auto":
+            log.info("live.no_io_uring", reason="AURA_IO_URING is off")
 
     def __call__(self) -> Fan:
         return Fan(self._ring)

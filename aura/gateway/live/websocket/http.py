@@ -64,7 +64,8 @@ class _Cork:
         """Write what is held back."""
         if self._parts:
             data, self._parts, self._size = b"".join(self._parts), [], 0
-            self.transport.write(data)
+            if not self.transport.is_closing():  # else the client has gone: uvloop raises where asyncio ignores it
+                self.transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transport, name)

@@ -17,7 +17,8 @@ Invariants
 
 * One close frame at most, no event and no pong after it; nothing but HTTP before the 101.
 * The application gets ``websocket.disconnect`` after all messages, whatever ends the connection.
-* What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application.
+* What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application,
+  or more than a message for the 101.
   So is what it makes us say: pongs that it does not read end the connection.
 * uvicorn counts the connection from the upgrade to its loss, and its task: a graceful shutdown waits for both.
 
@@ -82,8 +83,8 @@ class _State(Enum):
 class WebSocketProtocol(asyncio.Protocol):
     """See the module docstring. Made by :class:`HttpProtocol` for a request that wants to be one."""
 
-    __slots__ = ("_answer", "_app", "_closing", "_connect", "_cut", "_inbound", "_inbox", "_keepalive", "_key", "_loop", "_outlet",
-                 "_read_paused", "_server", "_state", "scope", "transport", "writable")  # fmt: skip
+    __slots__ = ("_answer", "_app", "_closing", "_connect", "_cut", "_early", "_inbound", "_inbox", "_keepalive", "_key", "_loop",
+                 "_outlet", "_read_paused", "_server", "_state", "scope", "transport", "writable")  # fmt: skip
     limits = Limits()
 
     def __init__(self, config: Config, server: ServerState, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,6 +97,8 @@ class WebSocketProtocol(asyncio.Protocol):
         """The application has yet to hear of the connection."""
         self._answer: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None
         """A refusal of which not everything was said."""
+        self._early = b""
+        """What came before the 101 was out, which may be with the request: it waits for that."""
         self._inbound: Inbound | None = None
         self._inbox = Inbox(loop)
         self._read_paused = False
@@ -185,6 +188,7 @@ class WebSocketProtocol(asyncio.Protocol):
                     self._state = _State.OPEN
                     self.transport.write(handshake.switching(self._key, headers, message.get("subprotocol")))
                     self._keepalive = Keepalive(self._loop, self.transport, self.limits.ping_s, self._late)
+                    self._hear_early()
             case "websocket.close":
                 self._inbox.put({"type": "websocket.disconnect", "code": 1006})
                 self._respond(403, [_PROBLEM], problem(403, "refused", ""))
@@ -215,7 +219,19 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # --- what the client says
 
+    def _hear_early(self) -> None:
+        early, self._early = self._early, b""
+        if early:
+            self._resume_reading()
+            self.data_received(early)
+
     def data_received(self, data: bytes) -> None:
+        if self._state is _State.ASKED:
+            self._early += data
+            if len(self._early) > self.limits.inbound_bytes and not self._read_paused:
+                self._read_paused = True
+                self.transport.pause_reading()
+            return
         if self._inbound is None:
             if self._keepalive is not None and self._keepalive.takes(data):
                 return
