@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from aura.clock import SystemClock
 from aura.ids import SystemIds
@@ -27,6 +28,10 @@ from aura.runtime import permissions
 from aura.runtime.nats_accounts import NatsAccounts
 from tests.support import servers
 from tests.support.servers import Database, NatsServer, PostgresServer
+
+# How long anything takes says nothing here: machines are shared, and the first text in a fresh clone makes Hypothesis' table of characters.
+settings.register_profile("aura", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aura")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
