@@ -138,7 +138,6 @@ class Gateway(_Composed):
 
     async def _compose(self) -> Service:
         from aura.cli.binding.access import access_of
-        from aura.cli.binding.erasure import resumer, sweeper
         from aura.cli.binding.explain import Explainer
         from aura.cli.binding.live import Heartbeats
         from aura.cli.binding.log_health import GuardedCommands
@@ -156,8 +155,6 @@ class Gateway(_Composed):
         from aura.gateway.metrics import Metrics
         from aura.gateway.server import GatewayService
         from aura.log.connection import RawSubscription
-        from aura.log.content_jetstream import JetStreamContentBackend
-        from aura.log.content_sweep import Sweeper
         from aura.log.output import OutputMessage
         from aura.log.output_jetstream import follow_output
         from aura.log.tickets import JetStreamTickets
@@ -205,11 +202,7 @@ class Gateway(_Composed):
             version=version(),
             access=access,
         )
-        check, backend = side.health.check, JetStreamContentBackend(connection, clock, ids)
-        self._chore("resume purges", PURGE_S, resumer(side.service.purger, side.store, queries, ids, check))
-        self._chore("sweep content", SWEEP_S, sweeper(Sweeper(side.content, backend, side.store, clock), check))
-        epoch = (await side.store.identity()).epoch
-        self._chore("watch for an accepted log", EPOCH_S, self._watcher(side.store, epoch))
+        await self._begin_chores(connection, side, queries)
         heads = side.service.jobs.heads
 
         def observe(batch: list[Recorded]) -> None:
@@ -227,6 +220,19 @@ class Gateway(_Composed):
         self._parts.push_async_callback(closer.stop)
         self._chore("end sessions", SESSIONS_S, sweep_sessions)
         return GatewayService(context, tail, observers=(observe, closer.observe, *observers))
+
+    async def _begin_chores(self, connection: Connection, side: CommandSide, queries: Queries) -> None:
+        """What a gateway does besides: finish purges, sweep content that no job has, look for a log that was accepted."""
+        from aura.cli.binding.erasure import resumer, sweeper
+        from aura.log.content_jetstream import JetStreamContentBackend
+        from aura.log.content_sweep import Sweeper
+
+        clock, ids, check = self._at.clock, self._at.ids, side.health.check
+        self._chore("resume purges", PURGE_S, resumer(side.service.purger, side.store, queries, ids, check))
+        backend = JetStreamContentBackend(connection, clock, ids)
+        self._chore("sweep content", SWEEP_S, sweeper(Sweeper(side.content, backend, side.store, clock), check))
+        epoch = (await side.store.identity()).epoch
+        self._chore("watch for an accepted log", EPOCH_S, self._watcher(side.store, epoch))
 
     async def _compare_log(self, side: CommandSide, queries: Queries) -> None:
         """Before the first command where the read models answer, else as soon as they do."""

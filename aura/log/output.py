@@ -265,14 +265,13 @@ def answered(keys: Sequence[str], key: WriteKey) -> int | None:
 
 def split(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Consecutive groups that fit in one message each. Raises ``TooLarge`` for a record that fits in none."""
-    limit = _MOST
     groups: list[list[dict[str, Any]]] = []
-    size = limit
+    size = _MOST
     for record in records:
         own = len(orjson.dumps(record)) + 24  # its number, a comma
-        if own > limit:
-            raise TooLarge(f"an output record has at most {limit} bytes", limit=limit)
-        if size + own > limit:
+        if own > _MOST:
+            raise TooLarge(f"an output record has at most {_MOST} bytes", limit=_MOST)
+        if size + own > _MOST:
             groups.append([])
             size = 0
         groups[-1].append(record)

@@ -167,18 +167,18 @@ class Attempt:
 
     # ------------------------------------------------------------ called by the context
 
+    @property
+    def _ours(self) -> bool:
+        """Whether what the handler says is still reported."""
+        return self.phase is Phase.RUNNING and self.interrupted in (None, Interruption.DRAINED)
+
     def join(self, text: str, final: bool) -> bool:
         """Add to text that waits anyway, if there is any: nearly all of a stream of tokens."""
-        return (
-            self._output is not None
-            and self.phase is Phase.RUNNING
-            and self.interrupted in (None, Interruption.DRAINED)
-            and self._output.join(text, final)
-        )
+        return self._output is not None and self._ours and self._output.join(text, final)
 
     async def write(self, kind: OutputKind, record: dict[str, Any]) -> None:
         """One output record; silently nothing once the attempt is no longer ours."""
-        if self.phase is not Phase.RUNNING or self.interrupted not in (None, Interruption.DRAINED):
+        if not self._ours:
             return
         if self._output is None:
             raise RuntimeError("an attempt without a claim writes nothing")
@@ -189,7 +189,7 @@ class Attempt:
 
     async def change_stage(self, name: str, status: StageStatus) -> None:
         """Report a stage. Raises ``InvalidRequest``; silently nothing once the attempt is no longer ours."""
-        if self.phase is not Phase.RUNNING or self.interrupted not in (None, Interruption.DRAINED):
+        if not self._ours:
             return
         self._stages += 1
         body = {"stage": name, "status": status, "job_id": self.job_id, "attempt": self.number}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from aura.gateway.live.fanout import io_uring
-from aura.gateway.live.fanout.fan import MANY, Fan
+from aura.gateway.live.fanout.fan import MANY, Fan, Fans
 from aura.gateway.live.fanout.io_uring import SubmissionRing, open_ring
 from aura.gateway.live.fanout.outlet import Outlet
 
@@ -236,6 +236,20 @@ def test_a_ring_lets_go_of_all_it_has() -> None:
     ring.close()
     ring.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_turned_off_there_is_no_ring_and_all_is_written(peers: list[Peer]) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    fans = Fans("off")
+    assert len(os.listdir("/proc/self/fd")) == before
+    fan = fans()
+    for peer in peers[: MANY + 1]:
+        fan.add(cast(Outlet, peer), peer.ours.fileno())
+    assert fan.send(b"event") == []
+    for peer in peers[: MANY + 1]:
+        peer.drain()
+        assert peer.read == b"event"
+    fans.close()
 
 
 def test_more_clients_than_a_ring_has_places(peers: list[Peer]) -> None:

@@ -187,9 +187,14 @@ def _is_list(model: type[BaseModel], name: str) -> bool:
 def query(model: type[Q], request: Mapping[str, Any]) -> Q:
     """The query string of a request (or of its scope) as ``model``. Raises ``InvalidRequest``: unknown, repeated or malformed
     parameters."""
-    parsed = _parsed if any(_is_list(model, name) for name in model.model_fields) else _shared
+    parsed = _parsed if _has_list(model) else _shared
     found: Q = parsed(model, request["query_string"])
     return found
+
+
+@lru_cache
+def _has_list(model: type[BaseModel]) -> bool:
+    return any(_is_list(model, name) for name in model.model_fields)
 
 
 def _parsed(model: type[Any], raw: bytes) -> Any:

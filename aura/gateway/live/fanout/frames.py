@@ -94,25 +94,33 @@ def native_messages(messages: Sequence[bytes]) -> bytes:
     return b"".join(frames)
 
 
-class Frame:
-    """One committed event, ready for every kind of client."""
+class _Framed:
+    """A text and its WebSocket frame, which holds it: it is kept once."""
 
-    __slots__ = ("_native", "_sse", "_text_at", "seq", "stored_at_ns", "subject", "ws")
+    __slots__ = ("_sse", "_text_at", "ws")
 
-    def __init__(self, recorded: Recorded) -> None:
-        text = event_json(recorded.seq, recorded.body)
-        self.seq = recorded.seq
-        self.subject = recorded.subject
-        self.stored_at_ns = recorded.stored_at_ns
+    def __init__(self, text: bytes) -> None:
         self.ws = ws_text(text)
         self._text_at = len(self.ws) - len(text)
         self._sse: bytes | None = None
-        self._native: bytes | None = None
 
     @property
     def text(self) -> bytes:
         """The JSON."""
         return self.ws[self._text_at :]
+
+
+class Frame(_Framed):
+    """One committed event, ready for every kind of client."""
+
+    __slots__ = ("_native", "seq", "stored_at_ns", "subject")
+
+    def __init__(self, recorded: Recorded) -> None:
+        super().__init__(event_json(recorded.seq, recorded.body))
+        self.seq = recorded.seq
+        self.subject = recorded.subject
+        self.stored_at_ns = recorded.stored_at_ns
+        self._native: bytes | None = None
 
     @property
     def sse(self) -> bytes:
@@ -131,21 +139,14 @@ class Frame:
         return self._native
 
 
-class Note:
+class Note(_Framed):
     """Something without a sequence: a heartbeat, an output record, a reset. ``name`` is the SSE event name."""
 
-    __slots__ = ("_name", "_sse", "_text_at", "ws")
+    __slots__ = ("_name",)
 
     def __init__(self, text: bytes, name: bytes | None = None) -> None:
-        self.ws = ws_text(text)
-        self._text_at = len(self.ws) - len(text)
+        super().__init__(text)
         self._name = name
-        self._sse: bytes | None = None
-
-    @property
-    def text(self) -> bytes:
-        """The JSON."""
-        return self.ws[self._text_at :]
 
     @property
     def sse(self) -> bytes:

@@ -43,12 +43,12 @@ class Group:
 
     __slots__ = ("_direct", "_pending", "_queued", "_take", "flushed", "patterns", "wire")
 
-    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int, direct: Fan | None = None) -> None:
+    def __init__(self, patterns: tuple[str, ...], wire: Wire, flushed: int, direct: Fan) -> None:
         self.patterns = patterns
         self.wire = wire
         self.flushed = flushed
         self._take = _TAKE[wire]
-        self._direct = Fan() if direct is None else direct
+        self._direct = direct
         self._queued: dict[Outlet, None] = {}
         self._pending: list[bytes] = []
 
@@ -60,7 +60,7 @@ class Group:
     @property
     def empty(self) -> bool:
         """Nobody is left."""
-        return not (len(self._direct) or self._queued)
+        return not (self._direct or self._queued)
 
     def join(self, outlet: Outlet) -> None:
         """Write to it from the next :meth:`write` on."""

@@ -147,11 +147,11 @@ class SubmissionRing:
         words[self._sq_tail] = (head + count) & 0xFFFF_FFFF
         taken = 0
         while taken < count and not self.broken:
-            if self._call(_ENTER, self._fd, count - taken, 0, 0, None, 0) <= 0:
-                self.broken = ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN, errno.EBUSY)
-                taken = (words[self._sq_head] - head) & 0xFFFF_FFFF
-                break
+            answer = self._call(_ENTER, self._fd, count - taken, 0, 0, None, 0)
             taken = (words[self._sq_head] - head) & 0xFFFF_FFFF
+            if answer <= 0:
+                self.broken = ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN, errno.EBUSY)
+                break
         words[self._sq_tail] = (head + taken) & 0xFFFF_FFFF
         return taken
 

@@ -18,8 +18,7 @@ Invariants
 * One close frame at most, no event and no pong after it; nothing but HTTP before the 101.
 * The application gets ``websocket.disconnect`` after all messages, whatever ends the connection.
 * What a client says is bounded (G12): 64 KiB a message, so many fragments, and nothing is read while a message waits for the application,
-  or more than a message for the 101.
-  So is what it makes us say: pongs that it does not read end the connection.
+  or more than a message for the 101. So is what it makes us say: pongs that it does not read end the connection.
 * uvicorn counts the connection from the upgrade to its loss, and its task: a graceful shutdown waits for both.
 
 Failure cases
